@@ -1,0 +1,1 @@
+"""The ground floor: errors, configuration base, fingerprints, publishing, console, the `Generator` protocol."""

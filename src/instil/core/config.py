@@ -1,0 +1,91 @@
+"""The base of all configuration objects: frozen, keyword-only, unknown keys refused with "did you mean".
+
+`parse` turns a mapping into such an object and reports every problem at once, each with its place in the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from instil.core.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+Place = tuple[int | str, ...]
+"""Where a value stands: the keys and list positions that lead to it."""
+
+
+class Config(BaseModel):
+    """Base of recipe sections. Values never change after construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def parse(
+    model: type[C], mapping: Mapping[str, Any], *, name: str, line_of: Callable[[Place], int | None] | None = None
+) -> C:
+    """`mapping` as a `model`. Raises `ConfigError` that lists all problems, one a line, as "name:line: key: ...".
+
+    `line_of` maps a place to its line in the file `name`, where that is known.
+    """
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        problems = [_describe(model, detail, name, line_of) for detail in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _describe(
+    model: type[BaseModel], detail: ErrorDetails, name: str, line_of: Callable[[Place], int | None] | None
+) -> str:
+    place: Place = tuple(part for part in detail["loc"] if not _is_union_tag(part))
+    line = line_of(place) if line_of else None
+    where = f"{name}:{line}" if line else name
+    key = ".".join(str(part) for part in place) or "(whole recipe)"
+    return f"{where}: {key}: {_message(model, detail, place)}"
+
+
+def _is_union_tag(part: int | str) -> bool:
+    return isinstance(part, str) and part[:1].isupper()
+
+
+def _message(model: type[BaseModel], detail: ErrorDetails, place: Place) -> str:
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key{_did_you_mean(str(place[-1]), _siblings(model, place))}"
+    if detail["type"] == "missing":
+        return "missing; add it"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    value = detail.get("input")
+    if detail["type"] == "literal_error":
+        options = str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+        return f"is {value!r}; choose one of {', '.join(options)}{_did_you_mean(str(value), options)}"
+    return f"{message} (found {value!r})" if isinstance(value, (str, int, float, bool)) else message
+
+
+def _did_you_mean(word: str, options: list[str]) -> str:
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(options)}" if options else ""
+
+
+def _siblings(model: type[BaseModel], place: Place) -> list[str]:
+    """Names of the fields beside the last key of `place`."""
+    for part in place[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = _section(field.annotation) if field else None
+        if inner is None:
+            if isinstance(part, int):
+                continue
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _section(arg))), None)

@@ -1,0 +1,72 @@
+"""What a user can do wrong, each with one line: what, which value, what to do next.
+
+`InstilError` is the root; each child is also the standard exception that a caller would expect to catch.
+The command line prints the message without a traceback and ends with `exit_code`
+(1: problems found in data, models or the machine; 2: misuse of a recipe or of the command line).
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+class InstilError(Exception):
+    """Root of all errors that are the user's to mend. The message says what, which value, what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(InstilError, ValueError):
+    """A recipe or an option is wrong."""
+
+    exit_code = 2
+
+
+class DataError(InstilError, ValueError):
+    """A data file is missing, empty, torn or of another form than the recipe says."""
+
+
+class ModelError(InstilError, ValueError):
+    """A model cannot be loaded, or cannot do what the recipe asks of it."""
+
+
+class LabelError(InstilError, ValueError):
+    """A label store is damaged, or belongs to another teacher, tokenizer, prompt or data set."""
+
+
+class StorageError(InstilError, OSError):
+    """The disk is full, read-only or missing."""
+
+
+Grade = Literal["fail", "warn", "info"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One finding of a preflight: what is wrong, the evidence, the remedy, and where."""
+
+    grade: Grade
+    what: str
+    remedy: str
+    evidence: str = ""
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        evidence = f" ({self.evidence})" if self.evidence else ""
+        return f"{place}{self.what}{evidence}; {self.remedy}"
+
+
+def storage_error(error: OSError, path: Path, *, doing: str = "writing") -> StorageError:
+    """`error` from the operating system, in one line that names `path` and the remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept",
+        errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
+        errno.EROFS: "the file system is read-only; choose another folder with --set runs_dir=FOLDER",
+        errno.EACCES: "permission denied; choose another folder or change its permissions",
+    }
+    reason = remedies.get(error.errno or 0, error.strerror or str(error))
+    return StorageError(f"{path}: failed while {doing}: {reason}")

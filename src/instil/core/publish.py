@@ -1,0 +1,89 @@
+"""Atomic publishing: written aside, flushed, renamed; the manifest goes last. A kill leaves the old or the new."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from instil.core.errors import storage_error
+
+ASIDE_PREFIX = ".aside-"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{ASIDE_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step. Raises `StorageError` when the disk refuses; the old file stays."""
+    aside = _aside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise storage_error(error, path) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+@contextmanager
+def publish_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `folder`; on a clean exit it takes the name `folder`, replacing an old one.
+
+    On an exception nothing is published and what was written aside is removed.
+    Operating system errors from inside leave as `StorageError`.
+    """
+    aside = _aside(folder)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    try:
+        yield aside
+        for path in aside.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        if folder.exists():
+            old = _aside(folder)
+            folder.rename(old)
+            aside.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            aside.rename(folder)
+        _sync(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if type(error) is OSError or isinstance(error, (PermissionError, FileNotFoundError)) and aside == getattr(error, "filename", None):
+            raise storage_error(error, folder) from error
+        raise
+
+
+def sweep(root: Path) -> None:
+    """Remove what killed processes left aside directly under `root`."""
+    for path in root.glob(f"{ASIDE_PREFIX}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

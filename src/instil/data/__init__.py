@@ -1,0 +1,1 @@
+"""Sources, cleaning, records, prompts, tokens and batches. Heavy libraries load where they are used."""

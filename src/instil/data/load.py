@@ -1,0 +1,166 @@
+"""From a recipe's `data` section to clean splits with an account of what was dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from instil.core.console import Advance
+from instil.data.account import Account, Reason, SplitAccount
+from instil.data.clean import Gate, Heard, judge, source_key
+from instil.data.columns import layout, record_of
+from instil.data.config import CleanConfig, DataConfig
+from instil.data.leakage import HeldOut
+from instil.data.problems import BadData
+from instil.data.records import HELD_OUT, SPLIT_NAMES, Record, SplitName, Splits
+from instil.data.sources import Origin, Plan, open_origin, plan
+from instil.data.tables import Table
+
+_HEARD_EVERY = 1000
+
+
+def load_splits(config: DataConfig, *, base: Path, advance: Advance | None = None) -> tuple[Splits, Account]:
+    """Read, clean and split what `config` names; paths are relative to `base`.
+
+    Each split is cleaned for itself, and training records that overlap a held-out split are removed. `advance` hears
+    the number of records through the current step. The same files and `config` give the same splits, and records
+    added at the end of a file move no other record to another split.
+    Raises `BadData`, a `DataError`, that names the file and line of the first defect.
+    """
+    reading = _Reading(config, plan(config, base), advance)
+    gates = reading.gates()
+    held_sources = [record.source for name in HELD_OUT for record in gates[name].records]
+    check_leaks = config.clean.leakage != "off" and bool(held_sources)
+    held_out = HeldOut(held_sources, config.clean.leakage_ngram) if check_leaks else None
+    splits: Splits = {}
+    accounts: dict[str, SplitAccount] = {}
+    for name in SPLIT_NAMES:
+        heard = _heard(advance, f"{name}: ")
+        against = held_out if name == "train" else None
+        chosen = _choose(gates[name].records, config.clean, config.limit.of(name), against, heard)
+        dropped = gates[name].dropped + chosen.dropped
+        accounts[name] = SplitAccount(gates[name].read, len(chosen.records), dict(dropped), chosen.leaks_kept)
+        splits[name] = chosen.records
+    _check_not_empty(accounts, reading.plan, config)
+    _separate_ids(splits)
+    return splits, Account(accounts, tuple(_notes(accounts, reading.plan, config)))
+
+
+def _heard(advance: Advance | None, prefix: str) -> Heard | None:
+    return None if advance is None else lambda done, what: advance(done, prefix + what)
+
+
+class _Reading:
+    """One pass over all origins."""
+
+    def __init__(self, config: DataConfig, plan: Plan, advance: Advance | None) -> None:
+        self.plan = plan
+        self._config = config
+        self._advance = advance
+        self._gates = {name: Gate(config.clean) for name in SPLIT_NAMES}
+        self._cut = {name: config.share_of(name) for name in HELD_OUT if name not in plan.given}
+        self._read = 0
+
+    def gates(self) -> dict[SplitName, Gate]:
+        for origin in self.plan.origins:
+            self._read_table(origin, open_origin(origin, self._config))
+        return self._gates
+
+    def _read_table(self, origin: Origin, table: Table) -> None:
+        columns = layout(self._config.columns, table)
+        filled = {columns.source: False, ", ".join(columns.targets): False}
+        for number, row in table.rows:
+            where = table.place(number)
+            record = record_of(row, where, columns)
+            key = source_key(record.source)
+            self._gates[self._split(origin, key)].offer(record, key, where)
+            filled[columns.source] |= bool(record.source)
+            filled[", ".join(columns.targets)] |= bool(record.targets)
+            self._count(table.name)
+        for column, some in filled.items():
+            if not some:
+                remedy = "name the right columns in data.columns, or fill it"
+                raise BadData(table.name, f"column {column!r} is empty in every record", remedy)
+
+    def _split(self, origin: Origin, key: bytes) -> SplitName:
+        return cut(key, self._cut) if origin.split == "train" else origin.split
+
+    def _count(self, name: str) -> None:
+        self._read += 1
+        if self._advance and self._read % _HEARD_EVERY == 0:
+            self._advance(self._read, f"reading {name}")
+
+
+def cut(key: bytes, shares: dict[SplitName, float]) -> SplitName:
+    """The split of the source with `key`, when `shares` of all are cut off; depends on nothing else."""
+    place = int.from_bytes(key[:8], "big") / 2**64
+    for name, share in shares.items():
+        if place < share:
+            return name
+        place -= share
+    return "train"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    records: list[Record]
+    dropped: Counter[Reason]
+    leaks_kept: int
+
+
+def _choose(
+    records: list[Record], config: CleanConfig, limit: int | None, held_out: HeldOut | None, heard: Heard | None
+) -> _Chosen:
+    """The first `limit` good ones of `records`. What a record's fate is depends on earlier ones only, so no more of
+    a long list is judged than the limit needs."""
+    size = len(records) if limit is None else limit + limit // 8 + 64
+    while True:
+        reasons = judge(records[:size], config, held_out, heard)
+        good = [index for index, reason in enumerate(reasons) if reason is None or _only_warned(reason, config)]
+        if size >= len(records) or limit is None or len(good) >= limit:
+            break
+        size *= 2
+    good = good[:limit]
+    end = len(records) if limit is None or len(good) < limit else good[-1] + 1
+    leaks = sum(reasons[index] is not None for index in good)
+    dropped = Counter(reason for reason in reasons[:end] if reason is not None and not _only_warned(reason, config))
+    dropped["over limit"] = len(records) - end
+    return _Chosen([records[index] for index in good], +dropped, leaks)
+
+
+def _only_warned(reason: Reason, config: CleanConfig) -> bool:
+    return config.leakage == "warn" and reason in ("leaked exact", "leaked n-gram")
+
+
+def _check_not_empty(accounts: dict[str, SplitAccount], plan: Plan, config: DataConfig) -> None:
+    for name, account in accounts.items():
+        if account.kept == 0 and (name == "train" or name in plan.given):
+            place = getattr(config, name) or config.source or config.train
+            remedy = "loosen data.clean" if account.dropped else "lower validation_share and test_share, or add records"
+            if any(reason.startswith("leaked") for reason in account.dropped):
+                remedy = "give other held-out records, or set data.clean.leakage to warn"
+            raise BadData(f"{place} ({name})", f"no records are left: {account.line()}", remedy)
+
+
+def _separate_ids(splits: Splits) -> None:
+    """Files that each count from 0 share ids: put the split's name before them all in a later one."""
+    taken: set[str] = set()
+    for name, records in splits.items():
+        if any(record.id in taken for record in records):
+            splits[name] = [Record(f"{name}/{record.id}", record.source, record.targets) for record in records]
+        taken.update(record.id for record in splits[name])
+
+
+def _notes(accounts: dict[str, SplitAccount], plan: Plan, config: DataConfig) -> list[str]:
+    notes = list(plan.notes)
+    for name in HELD_OUT:
+        if name not in plan.given and accounts[name].kept == 0 and config.share_of(name) > 0:
+            notes.append(f"{name} is empty: {accounts['train'].read:,} records are too few; raise data.{name}_share")
+    train = accounts["train"]
+    if train.leaks_kept:
+        notes.append(f"{train.leaks_kept:,} train records overlap validation or test and stayed: leakage is 'warn'")
+    leaked = sum(count for reason, count in train.dropped.items() if reason.startswith("leaked"))
+    if leaked > train.read / 2:
+        notes.append("more than half of train was dropped as leaked; is there a long text that all records share?")
+    return notes

@@ -1,0 +1,165 @@
+"""Text from a transformers model: greedy or beam search, in batches of similar length, the same for any batch size.
+
+Shapes: B batch, S time of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import GenerationConfig
+
+from instil.core.errors import ModelError
+from instil.data.prompts import Prompt
+from instil.data.tokens import Kind, encode_prompt
+from instil.models.family import Side, pad_ids
+from instil.models.head import describe, unwrap
+from instil.models.probe import evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What a model's own generation_config says about its alphabet; what it says about search (sampling, minimal lengths,
+# penalties) is left aside, so that teacher and student are compared under one rule.
+ALPHABET = (
+    "bos_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
+
+
+class TransformersGenerator:
+    """The `Generator` of a transformers model of either family, wrapped by peft or not."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        *,
+        name: str,
+        num_beams: int = 1,
+        max_source_tokens: int | None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """`progress` is called with the number of texts done, after each batch. The model stays where it is."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.num_beams = num_beams
+        self.max_source_tokens = max_source_tokens
+        self.progress = progress
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self._name
+
+    @property
+    def parameters(self) -> int:
+        """Number of distinct weights; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the distinct weights take in memory."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+
+    @property
+    def kind(self) -> Kind:
+        """The model's family."""
+        return "encoder-decoder" if unwrap(self.model).config.is_encoder_decoder else "decoder-only"
+
+    def generate(self, sources: Sequence[str], *, max_new_tokens: int, batch_size: int = 1) -> list[str]:
+        """One text for each source, in their order, of at most `max_new_tokens` tokens.
+
+        Raises `ModelError` for a source that gives no tokens, or more than the model has positions for.
+        """
+        prompts = [self._encode(source) for source in sources]
+        _require_room(unwrap(self.model), prompts, max_new_tokens, self.kind)
+        longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        texts = [""] * len(prompts)
+        with evaluating(self.model), _searching(unwrap(self.model), self._search(max_new_tokens)):
+            for start in range(0, len(prompts), batch_size):
+                chosen = longest_first[start : start + batch_size]
+                for index, text in zip(chosen, self._texts([prompts[index] for index in chosen]), strict=True):
+                    texts[index] = text
+                if self.progress is not None:
+                    self.progress(start + len(chosen))
+        return texts
+
+    def _encode(self, source: str) -> list[int]:
+        ids = encode_prompt(self.tokenizer, self.prompt, source, self.max_source_tokens, self.kind)
+        if not ids:
+            raise ModelError(
+                f"the source {source!r} gives no tokens; remove it from the data or use a prompt with text"
+            )
+        return ids
+
+    def _search(self, max_new_tokens: int) -> GenerationConfig:
+        own = unwrap(self.model).generation_config
+        alphabet = {key: value for key in ALPHABET if (value := getattr(own, key, None)) is not None}
+        ends = self._ends()
+        pad = self.tokenizer.pad_token_id
+        return GenerationConfig(
+            **alphabet,
+            eos_token_id=ends or None,
+            pad_token_id=pad if pad is not None else (ends or [0])[0],
+            max_new_tokens=max_new_tokens,
+            num_beams=self.num_beams,
+            do_sample=False,
+            use_cache=True,
+        )
+
+    def _ends(self) -> list[int]:
+        own = unwrap(self.model).generation_config.eos_token_id
+        ends = [own] if isinstance(own, int) else list(own or [])
+        return list(dict.fromkeys(end for end in [self.tokenizer.eos_token_id, *ends] if end is not None))
+
+    def _texts(self, prompts: list[list[int]]) -> list[str]:
+        model = unwrap(self.model)
+        side: Side = "left" if self.kind == "decoder-only" else "right"
+        ids_BS, mask_BS = pad_ids(prompts, model.generation_config.pad_token_id, side)
+        device = model.get_input_embeddings().weight.device
+        written = model.generate(input_ids=ids_BS.to(device), attention_mask=mask_BS.to(device)).tolist()
+        # The decoder of an encoder-decoder model begins with its start token, which may be an end token too.
+        begin = ids_BS.shape[1] if self.kind == "decoder-only" else 1
+        ends = set(self._ends())
+        return [self._decode(_until(ids[begin:], ends)) for ids in written]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+@contextmanager
+def _searching(model: Any, search: GenerationConfig) -> Iterator[None]:
+    # Passed as an argument, a configuration would be filled up from the model's own: sampling, penalties and all.
+    own, model.generation_config = model.generation_config, search
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _require_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, kind: Kind) -> None:
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    needed = longest + max_new_tokens if kind == "decoder-only" else max(longest, max_new_tokens)
+    if positions is not None and needed > positions:
+        raise ModelError(
+            f"{describe(model)} has {positions} positions, but {needed} are needed "
+            f"(prompt {longest}, output {max_new_tokens}); lower max_source_tokens"
+        )
+
+
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    """`ids` before the first end token; a batch fills up finished texts behind it."""
+    return ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))]

@@ -1,0 +1,48 @@
+"""Where an architecture keeps its stacks of layers, and what its configuration calls their number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from instil.core.errors import ModelError
+from instil.models.head import unwrap
+
+Side = Literal["encoder", "decoder"]
+_STACK_NAMES = ("layers", "block", "h")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """One stack of layers: the modules, their path in the model ("model.layers"), and the config's count of them."""
+
+    layers: nn.ModuleList
+    path: str
+    config_key: str
+
+
+def stack_of(model: nn.Module, side: Side = "decoder") -> Stack:
+    """The stack on `side` of `model`. Raises `ModelError` where it is not found."""
+    inner: Any = unwrap(model)
+    if side == "encoder" and not inner.config.is_encoder_decoder:
+        raise ModelError(f"{type(inner).__name__} has no encoder; choose decoder layers only")
+    part = inner.get_encoder() if side == "encoder" else inner.get_decoder()
+    for name in _STACK_NAMES:
+        layers = getattr(part, name, None)
+        if isinstance(layers, nn.ModuleList):
+            path = next(path for path, module in inner.named_modules() if module is layers)
+            return Stack(layers=layers, path=path, config_key=_config_key(inner.config, side, len(layers)))
+    raise ModelError(f"{type(inner).__name__} ({inner.config.model_type}): its {side} layers were not found")
+
+
+def _config_key(config: Any, side: Side, count: int) -> str:
+    if config.is_encoder_decoder:
+        names = ("encoder_layers", "num_layers") if side == "encoder" else ("decoder_layers", "num_decoder_layers")
+    else:
+        names = ("num_hidden_layers",)
+    for name in names:
+        if getattr(config, name, None) == count:
+            return name
+    raise ModelError(f"{config.model_type}: its config does not say that it has {count} {side} layers")

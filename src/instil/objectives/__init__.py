@@ -1,0 +1,1 @@
+"""Losses over rows: pure functions that return sums; the loop divides once by the global count."""

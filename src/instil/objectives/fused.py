@@ -1,0 +1,229 @@
+"""Head, divergence and cross-entropy over rows in one pass, chunk by chunk: no [rows, vocabulary] tensor survives.
+
+Shape letters: N rows, D width, V vocabulary, K head entries of a label, C rows of one chunk.
+
+For each row the teacher's label is a *partition* of the vocabulary: K ids with a probability each, and one cell that
+holds all other ids with the rest of the mass. The soft loss is the forward KL divergence between the two
+distributions coarsened to that partition: never negative, zero when they agree, a lower bound of the dense KL (data
+processing inequality; Cover and Thomas 2006, section 2.9), and equal to it when the head covers every id.
+
+With z the student's logits at temperature T, q = softmax(z), q_t its mass in the tail cell, p the label:
+
+    loss          = sum_k p_k log(p_k / q_k) + p_t log(p_t / q_t)
+    d loss / d z  = q_v - p_v                    for v in the head
+                  = q_v (1 - p_t / q_t)          for v in the tail
+
+so the gradient is known when the loss is, and the backward pass only scales it: the logits of a chunk are made once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+DEFAULT_CHUNK = 512
+_TINY = 1e-30
+_NO_ID = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """How hidden states become logits: softcap(scale * hidden @ weight.T + bias), the first `n_valid` of them."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    n_valid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What is added up: `soft` x T^2 x KL(label at T || student at T) + `hard` x cross-entropy (T = 1).
+
+    The factor T^2 keeps the soft gradient's size independent of T (Hinton et al. 2015, arXiv 1503.02531).
+    """
+
+    soft: float = 0.0
+    hard: float = 1.0
+    temperature: float = 1.0
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseLabels:
+    """Labels of N rows: `ids_NK` with `probs_NK` (unused entries: id -1, probability 0). The tail has the rest."""
+
+    ids_NK: Int[Tensor, "n k"]
+    probs_NK: Float[Tensor, "n k"]
+
+    def to(self, device: torch.device) -> SparseLabels:
+        """The same labels on `device`."""
+        return SparseLabels(ids_NK=self.ids_NK.to(device), probs_NK=self.probs_NK.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSums:
+    """Sums over rows, in nats: `total` carries the gradient; `soft` (without T^2) and `hard` are for the log."""
+
+    total: Float[Tensor, ""]
+    soft: float
+    hard: float
+    count: int
+
+
+def row_loss(
+    hidden_ND: Float[Tensor, "n d"],
+    weight_VD: Float[Tensor, "v d"],
+    target_N: Int[Tensor, " n"],
+    *,
+    mix: Mix,
+    projection: Projection | None = None,
+    bias_V: Float[Tensor, " v"] | None = None,
+    labels: SparseLabels | None = None,
+    weight_N: Float[Tensor, " n"] | None = None,
+    chunk: int = DEFAULT_CHUNK,
+) -> LossSums:
+    """Sum over N rows of the mixed loss, in nats; gradients for hidden states, head weight and bias in fp32.
+
+    `weight_N` multiplies each row's loss. `labels` may be left out only when `mix.soft` is 0.
+    Limits: `mix.soft = 0` is cross-entropy; `mix.hard = 0` is distillation alone.
+    """
+    if labels is None and mix.soft:
+        raise ValueError(f"mix.soft is {mix.soft} but no labels were given; give labels or set soft to 0")
+    projection = projection or Projection()
+    ids_NK = labels.ids_NK if labels else None
+    probs_NK = labels.probs_NK if labels else None
+    total, soft, hard = _FusedRows.apply(
+        hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk
+    )
+    return LossSums(total=total, soft=float(soft), hard=float(hard), count=target_N.shape[0])
+
+
+class _FusedRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk):  # type: ignore[no-untyped-def]
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        accumulator = torch.promote_types(hidden_ND.dtype, torch.float32)
+        grad_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=accumulator) if wants_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=accumulator) if wants_bias and bias_V is not None else None
+        valid = slice(0, projection.n_valid or weight_VD.shape[0])
+        sums = torch.zeros(3, dtype=torch.float64, device=hidden_ND.device)
+        for start in range(0, hidden_ND.shape[0], chunk):
+            part = slice(start, start + chunk)
+            hidden_CD = hidden_ND[part]
+            logits_CV = _logits(hidden_CD, weight_VD[valid], None if bias_V is None else bias_V[valid], projection)
+            label = None if ids_NK is None else (ids_NK[part], probs_NK[part].to(logits_CV.dtype))
+            row_weight = None if weight_N is None else weight_N[part].to(logits_CV.dtype)
+            grad_CV = _chunk(logits_CV, target_N[part], label, row_weight, mix, sums)
+            if not (wants_hidden or wants_weight or wants_bias):
+                continue
+            if projection.softcap is not None:
+                grad_CV *= 1 - (logits_CV / projection.softcap).square()
+            if grad_bias is not None:
+                grad_bias[valid] += grad_CV.sum(0)
+            grad_CV = (grad_CV * projection.scale if projection.scale != 1 else grad_CV).to(hidden_ND.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_CV, weight_VD[valid].to(grad_CV.dtype), out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_outer(grad_weight[valid], grad_CV, hidden_CD)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
+        ctx.mark_non_differentiable(soft := sums[1], hard := sums[2])
+        return sums[0].to(accumulator), soft, hard
+
+    @staticmethod
+    def backward(ctx, upstream, _soft, _hard):  # type: ignore[no-untyped-def]
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if grad_hidden is None else grad_hidden * upstream.to(grad_hidden.dtype),
+            None if grad_weight is None else grad_weight.mul_(upstream).to(weight_dtype),
+            None if grad_bias is None else (grad_bias * upstream).to(bias_dtype),
+            *(None,) * 7,
+        )
+
+
+def _add_outer(sum_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
+    if grad_CV.dtype == sum_VD.dtype:
+        sum_VD.addmm_(grad_CV.T, hidden_CD)
+    else:
+        sum_VD += grad_CV.T @ hidden_CD
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, projection: Projection) -> Tensor:
+    """Logits of one chunk, in fp32 at least."""
+    logits_CV = hidden_CD @ weight_VD.T
+    logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
+    if projection.scale != 1:
+        logits_CV *= projection.scale
+    if bias_V is not None:
+        logits_CV += bias_V
+    if projection.softcap is not None:
+        logits_CV = projection.softcap * torch.tanh(logits_CV / projection.softcap)
+    return logits_CV
+
+
+def _chunk(
+    logits_CV: Tensor,
+    target_C: Tensor,
+    label: tuple[Tensor, Tensor] | None,
+    weight_C: Tensor | None,
+    mix: Mix,
+    sums: Tensor,
+) -> Tensor:
+    """Gradient of the chunk's weighted loss with respect to its logits; adds (total, soft, hard) to `sums`."""
+    loss_C, grad_CV = torch.zeros_like(logits_CV[:, 0]), None
+    if label is not None and mix.soft:
+        soft_C, soft_CV = _partition_kl(logits_CV, *label, mix.temperature)
+        sums[1] += soft_C.sum()
+        loss_C = loss_C + mix.soft * mix.temperature**2 * soft_C
+        grad_CV = soft_CV.mul_(mix.soft * mix.temperature)
+    if mix.hard or grad_CV is None:
+        hard_C, hard_CV = _cross_entropy(logits_CV, target_C, mix.smoothing)
+        sums[2] += hard_C.sum()
+        loss_C = loss_C + mix.hard * hard_C
+        grad_CV = hard_CV.mul_(mix.hard) if grad_CV is None else grad_CV.add_(hard_CV, alpha=mix.hard)
+    if weight_C is not None:
+        loss_C = loss_C * weight_C
+        grad_CV *= weight_C[:, None]
+    sums[0] += loss_C.sum()
+    return grad_CV
+
+
+def _cross_entropy(logits_CV: Tensor, target_C: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Label-smoothed cross-entropy of each row, and its gradient (softmax minus the smoothed one-hot)."""
+    log_total_C = logits_CV.logsumexp(-1)
+    target_C1 = target_C[:, None]
+    loss_C = log_total_C - (1 - smoothing) * logits_CV.gather(1, target_C1)[:, 0]
+    grad_CV = (logits_CV - log_total_C[:, None]).exp_()
+    if smoothing:
+        loss_C = loss_C - smoothing * logits_CV.mean(-1)
+        grad_CV -= smoothing / logits_CV.shape[1]
+    grad_CV.scatter_add_(1, target_C1, torch.full_like(loss_C, smoothing - 1)[:, None])
+    return loss_C, grad_CV
+
+
+def _partition_kl(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Forward KL over {head ids, tail} of each row, and its gradient with respect to logits / T.
+
+    The tail's mass is summed after the head's entries are taken out: 1 - sum(head) would cancel where it is small.
+    """
+    scaled_CV = logits_CV if temperature == 1 else logits_CV / temperature
+    mass_CV = (scaled_CV - scaled_CV.amax(-1, keepdim=True)).exp_()
+    # An unused entry (id -1) points at a spare column, so that it changes no real one.
+    ids_CK = torch.where(ids_CK == _NO_ID, mass_CV.shape[1], ids_CK).long()
+    mass_CV = torch.nn.functional.pad(mass_CV, (0, 1))
+    head_CK = mass_CV.gather(1, ids_CK)
+    mass_CV.scatter_(1, ids_CK, 0.0)
+    tail_C = mass_CV.sum(-1)
+    total_C = tail_C + head_CK.sum(-1)
+    label_tail_C = (1 - probs_CK.sum(-1)).clamp_min(0)
+    head_q_CK, tail_q_C = head_CK / total_C[:, None], tail_C / total_C
+    loss_C = (torch.xlogy(probs_CK, probs_CK) - torch.xlogy(probs_CK, head_q_CK.clamp_min(_TINY))).sum(-1)
+    loss_C = loss_C + torch.xlogy(label_tail_C, label_tail_C) - torch.xlogy(label_tail_C, tail_q_C.clamp_min(_TINY))
+    mass_CV *= (1 / total_C - label_tail_C / tail_C.clamp_min(_TINY))[:, None]
+    mass_CV.scatter_(1, ids_CK, head_q_CK - probs_CK)
+    return loss_C.clamp_min(0), mass_CV[:, :-1]

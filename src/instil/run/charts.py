@@ -1,0 +1,215 @@
+"""The report's charts, drawn as inline SVG: learning curves, latency against quality, the spread of scores.
+
+A system is told apart by colour, by its line's dashes, by its mark's shape and by words, so any one of them will do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from instil.run import axes
+from instil.run.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, apart, drawing, frame, path
+from instil.run.markup import Markup, element, joined
+from instil.run.roles import Role, role_of, spoken
+
+if TYPE_CHECKING:
+    from instil.evaluate.results import Comparison, SystemResult
+
+Point = tuple[float, float]
+Curves = Mapping[str, Sequence[Mapping[str, float | None]]]
+_MOST_POINTS = 240
+_LINE = 17.0
+
+
+def mark(role: Role, x: float, y: float, size: float = 5.0) -> Markup:
+    """The shape of `role` around (x, y): circle, diamond, square, triangle."""
+    kind = f"mark {role}"
+    if role == "student":
+        return element("circle", cx=x, cy=y, r=size, class_=kind)
+    if role == "against":
+        return element("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, class_=kind)
+    if role == "teacher":
+        far = size * 1.4
+        return path([(x, y - far), (x + far, y), (x, y + far), (x - far, y), (x, y - far)], class_=kind)
+    return path([(x - size, y + size), (x + size, y + size), (x, y - size), (x - size, y + size)], class_=kind)
+
+
+def learning_curves(comparison: Comparison, curves: Curves, names: Sequence[str], *, key: str) -> Markup | None:
+    """Cross-entropy (nats a target token) against minutes of training for the runs `names`; None without numbers.
+
+    Means over a 25th of the run to each side, the single steps behind them; marks are held-out examples.
+    """
+    runs = {name: (series(curves[name], "hard"), series(curves[name], "validation_loss")) for name in names}
+    runs = {name: both for name, both in runs.items() if both[0] or both[1]}
+    if not runs:
+        return None
+    smooth = {name: smoothed(steps) for name, (steps, _) in runs.items()}
+    x = axes.across((minute for both in runs.values() for points in both for minute, _ in points), low=0)
+    seen = [value for points in smooth.values() for minute, value in points if minute > 0.03 * x.high]
+    held_out = [value for _, points in runs.values() for _, value in points]
+    y = axes.upwards(seen + held_out or [value for points in smooth.values() for _, value in points])
+    place = _placer(x, y)
+    shapes, legend = [], []
+    for name, (steps, checks) in runs.items():
+        role = role_of(comparison, name)
+        shapes.append(path(map(place, thinned(steps)), class_=f"raw {role}") if steps else None)
+        shapes.append(path(map(place, thinned(smooth[name])), class_=f"line {role}") if steps else None)
+        shapes.append([mark(role, *place(point), size=3.5) for point in checks])
+        end = smooth[name][-1][1] if steps else checks[-1][1]
+        legend.append((role, f"{spoken(name)}, ends at {end:.2f}"))
+    inside = element("g", shapes, clip_path=f"url(#{key}-clip)")
+    ground = frame(x, y, x_label="minutes of training", y_label="cross-entropy, nats a token")
+    title = f"Learning curves of {_listed(runs)}"
+    return drawing(key, title, "; ".join(words for _, words in legend), _clip(key), ground, inside, _legend(legend))
+
+
+def series(history: Sequence[Mapping[str, float | None]], field: str) -> list[Point]:
+    """(minutes, value) of `field` in the order of time, without steps that lack it; empty where all are 0."""
+    points = []
+    for report in history:
+        seconds, value = report.get("elapsed_s"), report.get(field)
+        if seconds is not None and value is not None and math.isfinite(value):
+            points.append((seconds / 60, value))
+    return sorted(points) if any(value for _, value in points) else []
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """Each point with the mean of the values around it, a 25th of the run to each side, less near the ends."""
+    reach = len(points) // 25
+    sums = [0.0]
+    for _, value in points:
+        sums.append(sums[-1] + value)
+    means = []
+    for index, (minute, _) in enumerate(points):
+        first, last = max(0, index - reach), min(len(points), index + reach + 1)
+        means.append((minute, (sums[last] - sums[first]) / (last - first)))
+    return means
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """Every n-th point and the last, as many as a screen can show."""
+    every = math.ceil(len(points) / _MOST_POINTS) or 1
+    return [point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1]
+
+
+def latency_against_quality(comparison: Comparison, *, key: str) -> Markup | None:
+    """ROUGE-L against the median milliseconds for one source, both with their 95% intervals; None if none was timed.
+
+    Systems without parameters take next to no time: they are level lines to be above of.
+    """
+    timed = [one for one in comparison.systems if one.latency is not None and one.parameters]
+    if not timed:
+        return None
+    level = [one for one in comparison.systems if not one.parameters]
+    x = axes.across((one.latency.p50.high for one in timed if one.latency), low=0)
+    ends = [end for one in timed for end in (one.rougeL.low, one.rougeL.high)]
+    y = axes.upwards(ends + [one.rougeL.value for one in level])
+    words = [_pair_in_words(one) for one in timed]
+    return drawing(
+        key,
+        "Latency against quality",
+        "; ".join(words + [f"{spoken(one.name)}: ROUGE-L {one.rougeL.value:.1f}" for one in level]),
+        frame(x, y, x_label="median time for one text, ms", y_label="ROUGE-L"),
+        _levels(level, y),
+        [_crossed(one, role_of(comparison, one.name), x, y) for one in timed],
+        _point_labels(timed, x, y),
+    )
+
+
+def _pair_in_words(one: SystemResult) -> str:
+    return f"{spoken(one.name)}: ROUGE-L {one.rougeL.value:.1f} at {one.latency_ms_p50:.0f} ms"
+
+
+def _levels(systems: Sequence[SystemResult], y: Scale) -> Markup:
+    places = [y(one.rougeL.value) for one in systems]
+    lines = [element("line", x1=LEFT, x2=RIGHT, y1=at, y2=at, class_="level") for at in places]
+    labels = zip(systems, apart([at - 6 for at in places], _LINE, TOP + 10, BOTTOM - 4), strict=True)
+    words = [element("text", f"{spoken(one.name)}, {one.rougeL.value:.1f}", x=LEFT + 6, y=at) for one, at in labels]
+    return joined(lines, element("g", words, class_="quiet"))
+
+
+def _crossed(one: SystemResult, role: Role, x: Scale, y: Scale) -> Markup:
+    assert one.latency is not None
+    across, up = one.latency.p50, one.rougeL
+    at_x, at_y = x(across.value), y(up.value)
+    bars = (
+        element("line", x1=at_x, x2=at_x, y1=y(up.low), y2=y(up.high), class_=f"error {role}"),
+        element("line", x1=x(across.low), x2=x(across.high), y1=at_y, y2=at_y, class_=f"error {role}"),
+    )
+    return joined(bars, mark(role, at_x, at_y, size=6))
+
+
+def _point_labels(systems: Sequence[SystemResult], x: Scale, y: Scale) -> Markup:
+    """Beside the points, towards the chart's middle, no two on each other."""
+    words = []
+    for right in (False, True):
+        here = [one for one in systems if (x(one.latency_ms_p50 or 0) > (LEFT + RIGHT) / 2) == right]
+        heights = apart([y(one.rougeL.value) - 7 for one in here], _LINE, TOP + 10, BOTTOM - 6)
+        side = -11 if right else 11
+        for one, height in zip(here, heights, strict=True):
+            at = x(one.latency_ms_p50 or 0) + side
+            words.append(element("text", spoken(one.name), x=at, y=height, text_anchor="end" if right else "start"))
+    return element("g", words, class_="labels")
+
+
+def score_spread(comparison: Comparison, *, key: str) -> Markup | None:
+    """How many of the items have which ROUGE-L: the student filled, its teacher a line over it; None without both."""
+    if comparison.student is None or comparison.teacher is None:
+        return None
+    pair = [comparison[comparison.student], comparison[comparison.teacher]]
+    shares = [[100 * count / max(1, one.n) for count in one.rougeL_histogram] for one in pair]
+    x, y = Scale(0, 100, LEFT, RIGHT), axes.upwards([share for both in shares for share in both], low=0)
+    place = _placer(x, y)
+    outlines = [[place(corner) for corner in _stairs(share)] for share in shares]
+    legend: list[tuple[Role, str]] = [
+        (role_of(comparison, one.name), f"{spoken(one.name)}, mean {one.rougeL.value:.1f}") for one in pair
+    ]
+    floor = [(RIGHT, BOTTOM), (LEFT, BOTTOM)]
+    return drawing(
+        key,
+        "Spread of ROUGE-L over the test items",
+        "; ".join(words for _, words in legend),
+        frame(x, y, x_label="ROUGE-L of one item", y_label="share of the items, %"),
+        path([*outlines[0], *floor], class_="area student"),
+        path(outlines[0], class_="line student"),
+        path(outlines[1], class_="line teacher"),
+        _legend(legend, marks=False),
+    )
+
+
+def _stairs(heights: Sequence[float]) -> list[Point]:
+    width = 100 / len(heights)
+    return [(edge, height) for k, height in enumerate(heights) for edge, height in ((k * width, height), ((k + 1) * width, height))]
+
+
+def whisker(low: float, value: float, high: float, *, scale: tuple[float, float], role: Role) -> Markup:
+    """A value in its interval as a small drawing for a table's cell; `scale` is shared by all rows."""
+    x = Scale(*scale, 4, 96)
+    line = element("line", x1=x(low), x2=x(high), y1=6, y2=6, class_=f"error {role}")
+    return element("svg", line, mark(role, x(value), 6, size=3.2), viewBox="0 0 100 12", class_="whisker", aria_hidden="true")
+
+
+def _placer(x: Scale, y: Scale) -> Callable[[Point], Point]:
+    return lambda point: (x(point[0]), y(point[1]))
+
+
+def _clip(key: str) -> Markup:
+    room = element("rect", x=LEFT, y=TOP - 6, width=RIGHT - LEFT + 6, height=BOTTOM - TOP + 6)
+    return element("defs", element("clipPath", room, id=f"{key}-clip"))
+
+
+def _legend(entries: Sequence[tuple[Role, str]], *, marks: bool = True) -> Markup:
+    """In the upper right, which falling curves and skewed histograms leave empty."""
+    rows = []
+    for index, (role, words) in enumerate(entries):
+        y = TOP + 8 + index * (_LINE + 3)
+        rows.append(path([(RIGHT - 28, y), (RIGHT, y)], class_=f"line {role}"))
+        rows.append(mark(role, RIGHT - 14, y, size=3.5) if marks else None)
+        rows.append(element("text", words, x=RIGHT - 36, y=y, dy="0.34em", text_anchor="end"))
+    return element("g", rows, class_="legend")
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return " and ".join(spoken(name) for name in names)

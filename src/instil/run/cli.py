@@ -1,0 +1,200 @@
+"""The command line. Nothing heavy is imported before a command needs it, so `instil --help` answers at once.
+
+Results go to stdout, all else to stderr. Exit codes: 0 done, 1 problems found, 2 misuse, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import instil
+
+app = typer.Typer(
+    name="instil",
+    help="Turn a large text-to-text model into a small one, and measure what was gained and lost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. distil.alpha=0.5. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+# The root of typer's usage errors, which it does not export by itself.
+_MISUSE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"instil {instil.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def init(
+    data: Annotated[Path | None, typer.Argument(help="Your file of pairs: JSONL, CSV or Parquet.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    source: Annotated[str | None, typer.Option(help="The column that the model reads.")] = None,
+    target: Annotated[str | None, typer.Option(help="The column that the model is to write.")] = None,
+    task: Annotated[str | None, typer.Option(help="summarise, translate, answer, data-to-text or other.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="The large model: a folder, a hub id or wheel:NAME.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training each model may take.")] = None,
+    name: Annotated[str | None, typer.Option(help="The recipe's name.")] = None,
+    force: Annotated[bool, typer.Option(help="Write over an existing recipe.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; guess what is not given.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented recipe for your own file, after a few questions."""
+    from instil.core import console
+    from instil.run.init import init_command
+
+    made = init_command(
+        data, out=out, source=source, target=target, task=task, teacher=teacher, minutes=minutes, name=name,
+        force=force, yes=yes,
+    )  # fmt: skip
+    for remark in made.remarks:
+        console.say(remark)
+    if as_json:
+        console.emit_json({"recipe": str(made.path), "next": made.next_command})
+    else:
+        print(f"Wrote {made.path}\nNext: {made.next_command}")
+
+
+@app.command()
+def data(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Read, clean and split the data, with an account of what was dropped."""
+    _stage("data", recipe, overrides, as_json, next_stage="teach")
+
+
+@app.command()
+def teach(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Fine-tune the teacher, where the recipe says so."""
+    _stage("teach", recipe, overrides, as_json, next_stage="label")
+
+
+@app.command()
+def label(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Write down what the teacher knows about the train split."""
+    _stage("label", recipe, overrides, as_json, next_stage="distil")
+
+
+@app.command()
+def distil(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Build the student and train it from the labels; and without them, for the comparison."""
+    _stage("distil", recipe, overrides, as_json, next_stage="evaluate")
+
+
+@app.command()
+def evaluate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compare teacher, students and trivial baselines on held-out data."""
+    _show(_pipeline(recipe, overrides), as_json, f"instil run {recipe}")
+
+
+@app.command()
+def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Run all stages, reusing what is finished, and write summary.json and report.html."""
+    _show(_pipeline(recipe, overrides), as_json, "instil init YOUR_FILE.jsonl")
+
+
+def _pipeline(recipe: Path, overrides: list[str] | None) -> Any:
+    from instil.run.recipe import read_recipe
+
+    loaded = read_recipe(recipe, tuple(overrides or ()))
+    from instil.run.pipeline import Pipeline
+
+    return Pipeline(loaded, Path())
+
+
+def _stage(name: str, recipe: Path, overrides: list[str] | None, as_json: bool, *, next_stage: str) -> None:
+    from instil.core import console
+
+    pipeline = _pipeline(recipe, overrides)
+    from instil.run.pipeline import STAGES
+
+    artifact = STAGES[name](pipeline)
+    following = f"instil {next_stage} {recipe}"
+    if as_json:
+        found = artifact.manifest.model_dump(mode="json") | {"folder": str(artifact.folder)} if artifact else {}
+        console.emit_json(found | {"next": following})
+    elif artifact is None:
+        print(f"{name}: the recipe asks for none, so there is nothing to do\nNext: {following}")
+    else:
+        print(f"{name}: {artifact.folder}\nNext: {following}")
+
+
+def _show(pipeline: Any, as_json: bool, next_command: str) -> None:
+    from instil.core import console
+    from instil.run import report
+    from instil.run.pipeline import SUMMARY_NAME
+
+    comparison, place = pipeline.publish(next_command)
+    if as_json:
+        print((pipeline.root / SUMMARY_NAME).read_text(encoding="utf8"), end="")
+        return
+    from rich.console import Console
+
+    Console().print(report.terminal_table(comparison))
+    for remark in comparison.remarks:
+        console.say(f"note: {remark}")
+    print(f"Report: {place}\nNext, for your own data: {next_command}")
+
+
+def main() -> None:
+    """Entry point of the `instil` command: runs it, and turns the user's errors into one clear line each."""
+    # Tokenizers warn about forks, and transformers prints bars, that a user of instil can do nothing about.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sys.exit(_guarded(lambda: app(standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    try:
+        result = command()
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
+    except MemoryError:
+        return _fail("out of memory; lower batch_tokens in the recipe and run the same command again", 1)
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        return _explain(error)
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    from instil.core.errors import InstilError, storage_error
+
+    if isinstance(error, typer.Abort):
+        return _fail("interrupted; the same command goes on from here", 130)
+    if isinstance(error, _MISUSE):
+        error.show()
+        return 2
+    if isinstance(error, InstilError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.errno is not None:
+        return _fail(str(storage_error(error, Path(error.filename or "."))), 1)
+    raise error
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

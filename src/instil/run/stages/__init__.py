@@ -1,0 +1,1 @@
+"""The stages, one file each: data, teach, label, student, distil, evaluate. `pipeline.py` puts them in order."""

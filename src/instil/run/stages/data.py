@@ -1,0 +1,61 @@
+"""Stage `data`: read, clean and split the recipe's records; keep them with the account of what was dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instil.core import console, publish
+from instil.core.fingerprint import hash_file
+from instil.data.load import load_splits
+from instil.data.records import SPLIT_NAMES, Record, Splits, data_fingerprint, write_jsonl
+from instil.data.sources import plan
+from instil.run.recipe import Recipe
+from instil.run.stage import Artifact, Workshop
+
+ACCOUNT_NAME = "account.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The records of each split. `fingerprint` is of their content, not of the file that they came from."""
+
+    artifact: Artifact
+    splits: Splits
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all records."""
+        return str(self.artifact.manifest.result["fingerprint"])
+
+
+def run_data(shop: Workshop, recipe: Recipe, base: Path) -> Data:
+    """The stage's artifact, made or found, and its records. Paths in the recipe are relative to `base`."""
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        with console.progress("data", None, "records") as advance:
+            splits, account = load_splits(recipe.data, base=base, advance=advance)
+        for line in account.lines():
+            console.say(f"  {line}")
+        for name in SPLIT_NAMES:
+            write_jsonl(folder / f"{name}.jsonl", splits[name])
+        publish.write_text(folder / ACCOUNT_NAME, json.dumps(account.as_dict(), indent=2) + "\n")
+        return {"fingerprint": data_fingerprint(splits), "records": {name: len(splits[name]) for name in SPLIT_NAMES}}
+
+    artifact = shop.stage("data", work, inputs=_content(recipe, base), config=recipe.data.model_dump(mode="json"))
+    return Data(artifact, {name: _read(artifact.folder / f"{name}.jsonl") for name in SPLIT_NAMES})
+
+
+def _content(recipe: Recipe, base: Path) -> dict[str, str]:
+    """Hashes of the local files that the section names; a hub data set is named by its revision instead."""
+    files = [origin.file for origin in plan(recipe.data, base).origins if origin.file is not None]
+    return {path.as_posix(): hash_file(path) for path in files}
+
+
+def _read(path: Path) -> list[Record]:
+    with path.open(encoding="utf8") as file:
+        rows = [json.loads(line) for line in file]
+    return [Record(row["id"], row["source"], tuple(row.get("targets") or [row["target"]])) for row in rows]

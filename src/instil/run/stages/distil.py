@@ -1,0 +1,65 @@
+"""Stage `distil`: the student learns from labels; and, for the comparison, the same student without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instil.core import console
+from instil.core.errors import ConfigError
+from instil.models.family import family_of
+from instil.models.loading import load_model, save_model
+from instil.objectives.fused import Mix
+from instil.run.recipe import DistilConfig, Recipe
+from instil.run.stage import Artifact, Workshop
+from instil.run.stages.data import Data
+from instil.run.stages.label import Labels
+from instil.run.stages.teach import MODEL_NAME, encode
+from instil.train.session import run_training
+from instil.train.task import RowLoss, TextTask
+
+WITH_TEACHER = "distil"
+WITHOUT_TEACHER = "distil-without-teacher"
+
+
+def run_distil(shop: Workshop, recipe: Recipe, data: Data, student: Artifact, labels: Labels | None) -> Artifact:
+    """The trained student. Without `labels` it learns from gold targets alone, for the same budget."""
+    section = recipe.distil
+    if section is None:
+        raise ConfigError("the recipe has no distil section; add one, for example distil: {loop: {budget: {minutes: 5}}}")
+    config: dict[str, Any] = {
+        "distil": section.model_dump(mode="json", exclude={"without_teacher"}),
+        "prompt": recipe.prompt.model_dump(mode="json"),
+        "limits": recipe.limits.model_dump(mode="json"),
+    }
+    inputs = {"student": student.fingerprint, "data": data.fingerprint}
+    if labels is not None:
+        inputs["labels"] = labels.fingerprint
+    return shop.stage(
+        "distil",
+        lambda folder: _distil(recipe, section, data, student, labels, folder),
+        inputs=inputs,
+        config=config,
+        label=WITH_TEACHER if labels else WITHOUT_TEACHER,
+    )
+
+
+def _distil(
+    recipe: Recipe, section: DistilConfig, data: Data, student: Artifact, labels: Labels | None, folder: Path
+) -> Mapping[str, Any]:
+    loaded = load_model(str(student.folder / MODEL_NAME))
+    records = labels.records if labels else data.splits["train"]
+    examples = encode(recipe, loaded, records, "train")
+    held_out = encode(recipe, loaded, data.splits["validation"], "validation")
+    alpha = section.alpha if labels else 0.0
+    mix = Mix(soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing)
+    task = TextTask(
+        RowLoss(loaded.model, family_of(loaded.model), mix), examples, held_out,
+        labels.store.read if labels else None, section.loop.batch_tokens,
+    )  # fmt: skip
+    name = WITH_TEACHER if labels else WITHOUT_TEACHER
+    with console.progress(name, 100, "%") as advance:
+        result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
+    save_model(loaded.model, loaded.tokenizer, folder / MODEL_NAME)
+    return result

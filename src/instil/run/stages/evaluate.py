@@ -1,0 +1,69 @@
+"""Stage `evaluate`: teacher, student, the student without a teacher and the trivial baselines over the same records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instil.core import console, publish
+from instil.core.protocol import Generator
+from instil.evaluate.baselines import baselines_of
+from instil.evaluate.compare import evaluate_systems, total_steps
+from instil.evaluate.results import Comparison
+from instil.models.generation import TransformersGenerator
+from instil.models.loading import LoadedModel, load_model
+from instil.run.recipe import Recipe
+from instil.run.stage import Artifact, Workshop
+from instil.run.stages.data import Data
+from instil.run.stages.teach import MODEL_NAME, Teacher
+
+TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
+COMPARISON_NAME = "comparison.json"
+OUTPUTS_NAME = "outputs"
+
+
+def run_evaluate(
+    shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact]
+) -> Artifact:
+    """The artifact with `comparison.json` and each system's outputs. `students` maps names to trained students."""
+    inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
+    inputs |= {name: artifact.fingerprint for name, artifact in students.items()}
+    return shop.stage(
+        "evaluate",
+        lambda folder: _evaluate(recipe, data, teacher, students, folder),
+        inputs=inputs,
+        config=recipe.evaluate.model_dump(mode="json"),
+    )
+
+
+def read_comparison(artifact: Artifact) -> Comparison:
+    """What the stage found."""
+    return Comparison.model_validate_json((artifact.folder / COMPARISON_NAME).read_text(encoding="utf8"))
+
+
+def _evaluate(
+    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path
+) -> Mapping[str, Any]:
+    section = recipe.evaluate
+    records = data.splits[section.split][: section.items]
+    systems: dict[str, Generator] = {TEACHER: _generator(recipe, teacher.loaded, TEACHER)}
+    for name, artifact in students.items():
+        systems[name] = _generator(recipe, load_model(str(artifact.folder / MODEL_NAME)), name)
+    systems |= baselines_of(data.splits["train"])
+    with console.progress("evaluate", total_steps(len(systems), len(records), section.latency_items), "") as advance:
+        comparison = evaluate_systems(
+            systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
+            against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,
+            student=STUDENT if STUDENT in systems else None, latency_items=section.latency_items,
+            advance=advance, outputs_folder=folder / OUTPUTS_NAME,
+        )  # fmt: skip
+    publish.write_text(folder / COMPARISON_NAME, comparison.model_dump_json(indent=2) + "\n")
+    return comparison.summary()
+
+
+def _generator(recipe: Recipe, loaded: LoadedModel, name: str) -> TransformersGenerator:
+    return TransformersGenerator(
+        loaded.model, loaded.tokenizer, recipe.prompt, name=name, num_beams=recipe.evaluate.beams,
+        max_source_tokens=recipe.limits.source,
+    )  # fmt: skip

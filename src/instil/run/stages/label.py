@@ -1,0 +1,113 @@
+"""Stage `label`: what the teacher knows about the train split, written down once; no student needs the teacher then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from instil.core import console, publish
+from instil.core.fingerprint import fingerprint
+from instil.data.records import Record
+from instil.data.tokens import Encoded
+from instil.labels.store import LabelStore
+from instil.labels.writer import Teacher as LabellingTeacher
+from instil.labels.writer import write_labels
+from instil.models.family import family_of
+from instil.models.generation import TransformersGenerator
+from instil.run.recipe import Recipe
+from instil.run.stage import Artifact, Workshop
+from instil.run.stages.data import Data
+from instil.run.stages.teach import Teacher, encode, shipped
+
+STORE_NAME = "store"
+TARGETS_NAME = "targets.jsonl"
+_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """An open store, the records that it labels (with the targets that were labelled), and its fingerprint."""
+
+    store: LabelStore
+    records: list[Record]
+    fingerprint: str
+    artifact: Artifact | None
+
+
+def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Labels:
+    """The labels of the recipe: a store made before, or made here by the teacher."""
+    section = recipe.labels
+    made_from = {
+        "teacher": teacher.fingerprint,
+        "prompt": fingerprint(recipe.prompt, recipe.limits),
+    }
+    artifact = None
+    if section.store is not None:
+        folder = shipped(section.store, "labels")
+    else:
+        artifact = shop.stage(
+            "label",
+            lambda part: _label(recipe, data, teacher, made_from, part),
+            inputs={**made_from, "data": data.fingerprint},
+            config=section.model_dump(mode="json", exclude={"store", "batch_tokens"}),
+        )
+        folder = artifact.folder
+    store = LabelStore(folder / STORE_NAME, expect=made_from, temperature=section.temperature)
+    records = [record for record in _labelled_records(folder, data.splits["train"]) if record.id in store]
+    return Labels(store, records, fingerprint(store.manifest), artifact)
+
+
+def _labelled_records(folder: Path, train: Sequence[Record]) -> list[Record]:
+    """The training records, with the teacher's own outputs for targets where the store was made on those."""
+    path = folder / TARGETS_NAME
+    if not path.is_file():
+        return list(train)
+    written = _read_targets(path)
+    return [replace(record, targets=(written[record.id],)) for record in train if record.id in written]
+
+
+def _read_targets(path: Path) -> dict[str, str]:
+    lines = path.read_text(encoding="utf8").splitlines() if path.is_file() else []
+    return {row["id"]: row["target"] for row in map(json.loads, lines)}
+
+
+def _label(
+    recipe: Recipe, data: Data, teacher: Teacher, made_from: Mapping[str, str], folder: Path
+) -> Mapping[str, Any]:
+    section, loaded = recipe.labels, teacher.loaded
+    records = data.splits["train"][: section.records]
+    if section.targets == "teacher":
+        written = _write_targets(recipe, teacher, records, folder / TARGETS_NAME)
+        records = [replace(record, targets=(written[record.id],)) for record in records if written.get(record.id)]
+    examples: list[Encoded] = encode(recipe, loaded, records, "labels")
+    labeller = LabellingTeacher(model=loaded.model, family=family_of(loaded.model), batch_tokens=section.batch_tokens)
+    with console.progress("label", len(examples), "examples") as advance:
+        manifest = write_labels(
+            labeller, examples, folder / STORE_NAME, head=section.head, temperature=section.temperature,
+            made_from=made_from, advance=advance,
+        )  # fmt: skip
+    return manifest.measured
+
+
+def _write_targets(recipe: Recipe, teacher: Teacher, records: Sequence[Record], path: Path) -> dict[str, str]:
+    """The teacher's greedy output for each record, kept every few batches, so that a killed run goes on."""
+    loaded = teacher.loaded
+    generator = TransformersGenerator(
+        loaded.model, loaded.tokenizer, recipe.prompt, name="teacher", max_source_tokens=recipe.limits.source
+    )
+    written = _read_targets(path)
+    left = [record for record in records if record.id not in written]
+    with console.progress("teacher's outputs", len(records), "outputs") as advance:
+        for start in range(0, len(left), _CHUNK):
+            part = left[start : start + _CHUNK]
+            outputs = generator.generate(
+                [record.source for record in part], max_new_tokens=recipe.limits.target, batch_size=16
+            )
+            written.update({record.id: output for record, output in zip(part, outputs, strict=True)})
+            rows = (json.dumps({"id": key, "target": value}, ensure_ascii=False) for key, value in written.items())
+            publish.write_text(path, "".join(f"{row}\n" for row in rows))
+            advance(len(written), "")
+    return written

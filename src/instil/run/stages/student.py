@@ -1,0 +1,79 @@
+"""Stage `student`: the student before it learns, built out of the teacher or loaded as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from instil.core import console
+from instil.core.errors import ConfigError
+from instil.models.family import Family, family_of
+from instil.models.layers import Side, stack_of
+from instil.models.loading import LoadedModel, load_model, locate, save_model
+from instil.models.students import depth
+from instil.run.recipe import Recipe, StudentConfig
+from instil.run.stage import Artifact, Workshop
+from instil.run.stages.data import Data
+from instil.run.stages.teach import MODEL_NAME, Teacher, encode
+
+
+def run_student(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Artifact:
+    """The artifact whose `model` folder is the untrained student."""
+    section = recipe.student
+    if section is None:
+        raise ConfigError("the recipe has no student section; add one, for example student: {layers: 12}")
+    inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
+    if section.model is not None:
+        place = locate(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
+        inputs = {"student": place.fingerprint}
+    return shop.stage(
+        "student",
+        lambda folder: _build(recipe, section, data, teacher, folder),
+        inputs=inputs,
+        config=section.model_dump(mode="json"),
+    )
+
+
+def _build(
+    recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher, folder: Path
+) -> Mapping[str, Any]:
+    if section.model is not None:
+        loaded = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
+        save_model(loaded.model, loaded.tokenizer, folder / MODEL_NAME)
+        return {"parameters": loaded.model.num_parameters()}
+    loaded = teacher.loaded
+    model, reports = loaded.model, {}
+    for side, keep in _wanted(section, loaded).items():
+        report = _choose(recipe, section, data, loaded, side, keep)
+        console.say(f"  keeps {side} layers {', '.join(map(str, report.kept))} of {report.layers}")
+        model = depth.keep_layers(model, report.kept, side=side)
+        reports[side] = asdict(report)
+    save_model(model, loaded.tokenizer, folder / MODEL_NAME)
+    return {"parameters": model.num_parameters(), "depth": reports}
+
+
+def _wanted(section: StudentConfig, loaded: LoadedModel) -> dict[Side, int]:
+    wanted: dict[Side, int] = {}
+    if section.encoder_layers is not None:
+        wanted["encoder"] = section.encoder_layers
+    if section.layers is not None or section.keep is not None:
+        wanted["decoder"] = section.layers or len(section.keep or ())
+    if not wanted:
+        raise ConfigError("student names neither a model nor layers to keep; set student.layers or student.model")
+    return wanted
+
+
+def _choose(
+    recipe: Recipe, section: StudentConfig, data: Data, loaded: LoadedModel, side: Side, keep: int
+) -> depth.DepthReport:
+    count = len(stack_of(loaded.model, side).layers)
+    if section.keep is not None:
+        return depth.DepthReport(kept=section.keep, layers=count)
+    if section.choice == "even":
+        return depth.DepthReport(kept=depth.evenly_spaced(count, keep), layers=count)
+    family: Family = family_of(loaded.model)
+    examples = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
+    influence = depth.block_influence(loaded.model, family, examples, side=side)
+    return depth.DepthReport(kept=depth.most_influential(influence, keep), layers=count, influence=influence)

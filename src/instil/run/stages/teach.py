@@ -1,0 +1,120 @@
+"""Stage `teach`: the teacher that the recipe names, fine-tuned on gold targets first where it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import instil
+from instil.core import console
+from instil.core.errors import ConfigError
+from instil.core.fingerprint import fingerprint
+from instil.data.tokens import Encoded, Limits, encode_records
+from instil.models.adapters import hash_adapter, load_adapter
+from instil.models.family import family_of
+from instil.models.loading import LoadedModel, load_model, locate, save_model
+from instil.objectives.fused import Mix
+from instil.run.recipe import Recipe, TeachConfig
+from instil.run.stage import Artifact, Workshop
+from instil.run.stages.data import Data
+from instil.train.session import run_training
+from instil.train.task import RowLoss, TextTask
+from instil.train.teach import adapt
+
+BUILTIN = "builtin:"
+ADAPTER_NAME = "adapter"
+MODEL_NAME = "model"
+
+
+@dataclass
+class Teacher:
+    """Who teaches. Its weights are loaded on first use and then stay."""
+
+    fingerprint: str
+    load: Callable[[], LoadedModel]
+    artifact: Artifact | None = None
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model with its tokenizer."""
+        return self.load()
+
+
+def shipped(ref: str, room: str) -> Path:
+    """The folder of `ref`: "builtin:NAME" is looked for among what `room` ships; anything else is a path."""
+    if not ref.startswith(BUILTIN):
+        return Path(ref).expanduser()
+    root = Path(instil.__file__).parent / room / "shipped"
+    folder = root / ref.removeprefix(BUILTIN)
+    if not folder.is_dir():
+        known = ", ".join(f"{BUILTIN}{path.name}" for path in sorted(root.glob("*")) if path.is_dir()) or "none"
+        raise ConfigError(f"{ref}: instil ships no such thing; known: {known}")
+    return folder
+
+
+def encode(recipe: Recipe, loaded: LoadedModel, records: Any, label: str) -> list[Encoded]:
+    """Training examples of `records` for `loaded`; what was cut is said."""
+    limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
+    examples, cut = encode_records(loaded.tokenizer, recipe.prompt, records, limits, loaded.kind)
+    if cut.sources or cut.targets:
+        console.say(f"  {label}: {cut}")
+    return examples
+
+
+def base_teacher(recipe: Recipe) -> Teacher:
+    """The teacher before any teaching: its model with the adapter that the recipe names."""
+    teacher = recipe.teacher
+    adapter = shipped(teacher.adapter, "models") if teacher.adapter else None
+
+    def load() -> LoadedModel:
+        loaded = load_model(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
+        return load_adapter(loaded, adapter) if adapter else loaded
+
+    place = locate(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
+    mark = fingerprint(place.fingerprint, hash_adapter(adapter)) if adapter else place.fingerprint
+    return Teacher(mark, load)
+
+
+def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
+    """The teacher of the later stages. Without a `teach` section, the base as it is."""
+    base, teach = base_teacher(recipe), recipe.teacher.teach
+    if teach is None:
+        return base
+    config = {
+        "teach": teach.model_dump(mode="json"),
+        "prompt": recipe.prompt.model_dump(mode="json"),
+        "limits": recipe.limits.model_dump(mode="json"),
+    }
+    artifact = shop.stage(
+        "teach",
+        lambda folder: _teach(recipe, teach, base, data, folder),
+        inputs={"teacher": base.fingerprint, "data": data.fingerprint},
+        config=config,
+    )
+    return Teacher(artifact.fingerprint, lambda: _load_taught(base, artifact.folder), artifact)
+
+
+def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder: Path) -> Mapping[str, Any]:
+    loaded = base.load()
+    examples = encode(recipe, loaded, data.splits["train"], "train")
+    held_out = encode(recipe, loaded, data.splits["validation"], "validation")
+    model = adapt(loaded.model, teach.adapt)
+    task = TextTask(
+        RowLoss(model, family_of(model), Mix(hard=1.0)), examples, held_out, batch_tokens=teach.loop.batch_tokens
+    )
+    with console.progress("teach", 100, "%") as advance:
+        result = run_training(task, teach.loop, folder=folder, seed=recipe.seed, advance=advance)
+    if teach.adapt.kind == "lora":
+        model.half().save_pretrained(folder / ADAPTER_NAME)
+    else:
+        save_model(model, loaded.tokenizer, folder / MODEL_NAME)
+    return result
+
+
+def _load_taught(base: Teacher, folder: Path) -> LoadedModel:
+    if (folder / ADAPTER_NAME).is_dir():
+        return load_adapter(base.load(), folder / ADAPTER_NAME)
+    return replace(load_model(str(folder / MODEL_NAME)), ref=str(folder / MODEL_NAME))

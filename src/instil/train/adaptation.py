@@ -1,0 +1,21 @@
+"""Which of a model's weights are trained, as a recipe says it. No torch here, so that recipes read fast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from instil.core.config import Config
+
+
+class Adaptation(Config):
+    """Which weights are trained. `full`: all. `last`: the last `layers` layers. `lora`: an adapter of `rank` on the
+    linear layers (Hu et al. 2021, arXiv 2106.09685), on the last `layers` layers or, when that is not given, on all.
+    """
+
+    kind: Literal["full", "last", "lora"] = "full"
+    layers: PositiveInt | None = None
+    rank: PositiveInt = 8
+    alpha: PositiveFloat | None = Field(default=None, description="LoRA scale numerator; 2 x rank when not given")
+    dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -1,0 +1,52 @@
+"""What a recipe may say about training: the budget, the batches, the optimizer, precision, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from instil.core.config import Config
+
+
+class Budget(Config):
+    """How long to train: exactly one of optimizer steps, epochs, tokens (prompt and target) or minutes of training."""
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    tokens: PositiveInt | None = None
+    minutes: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = ", ".join(given) or "none"
+            raise ValueError(f"give exactly one of steps, epochs, tokens, minutes; found {found}")
+        return self
+
+    def __str__(self) -> str:
+        name, value = next((n, getattr(self, n)) for n in type(self).model_fields if getattr(self, n) is not None)
+        return f"{value:g} {name}"
+
+
+class LoopConfig(Config):
+    """The one loop's settings. `batch_tokens` bounds a micro-batch (longest example x examples), padding included;
+    an optimizer step takes `accumulation` of them on each process."""
+
+    budget: Budget
+    batch_tokens: PositiveInt = 2048
+    batch_size: PositiveInt | None = Field(default=None, description="most examples in a micro-batch")
+    accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 3e-4
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the budget")
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: PositiveFloat = 1.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    checkpoint_minutes: PositiveFloat = 3.0
+    checkpoint_steps: PositiveInt | None = Field(default=None, description="instead of checkpoint_minutes")
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    validate_steps: PositiveInt | None = Field(default=None, description="steps between validation losses")

@@ -1,0 +1,222 @@
+"""The one training loop, on accelerate: a generator that yields a report after each optimizer step.
+
+    for report in train(task, config, folder=folder, seed=seed): ...
+
+Normalisation: the gradient of a step is that of (sum of all its row losses) / (number of all its rows), over
+micro-batches and processes together. The count is known before the first backward, so nothing is divided twice.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from instil.core.errors import ModelError
+from instil.data.batches import Position, endless_batches, epoch_batches
+from instil.objectives.fused import LossSums
+from instil.train import checkpoint
+from instil.train.allocator import keep_freed_memory
+from instil.train.config import LoopConfig
+from instil.train.schedule import rate_factor
+from instil.train.state import StepReport, TrainState
+
+
+class MicroBatch(Protocol):
+    """What a task hands to its module: one micro-batch on its way to the device."""
+
+    @property
+    def rows(self) -> int:
+        """Number of target rows."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens without padding."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on `device`."""
+
+
+class Task(Protocol):
+    """What is trained on what: `module(batch)` gives `LossSums`, `batch(indices)` collates, `lengths` are in tokens."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def batch(self, indices: Sequence[int]) -> MicroBatch:
+        """The micro-batch of these examples."""
+
+    def validation(self) -> Iterator[MicroBatch]:
+        """Micro-batches of held-out examples; none when there is nothing to validate on."""
+
+
+@dataclass(slots=True)
+class _Running:
+    accelerator: Accelerator
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    state: TrainState
+    batches_an_epoch: int
+
+
+def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterator[StepReport]:
+    """Train `task.module` in place until the budget is spent; yields after every optimizer step.
+
+    Checkpoints go to `folder / "checkpoint"`; when one is there, training goes on from it. Raises `ModelError` when the
+    loss stops being a number.
+    """
+    run = _prepare(task, config, folder, seed)
+    accelerator, state = run.accelerator, run.state
+    batches = _own_batches(task.lengths, config, seed, state.position, accelerator)
+    saved_at = time.monotonic()
+    while state.progress(config.budget, run.batches_an_epoch) < 1:
+        started = time.monotonic()
+        group = list(islice(batches, config.accumulation))
+        report = _step(run, config, [task.batch(indices) for _, indices in group], group[-1][0], started)
+        if config.validate_steps and state.step % config.validate_steps == 0:
+            report = _with_validation(report, run, task)
+        accelerator.log(_logged(report), step=report.step)
+        yield report
+        if _checkpoint_due(config, state.step, saved_at):
+            checkpoint.save(accelerator, folder, state)
+            saved_at = time.monotonic()
+    accelerator.end_training()
+
+
+def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Running:
+    keep_freed_memory()
+    set_seed(seed)
+    accelerator = Accelerator(
+        mixed_precision=_precision(config), log_with=list(config.trackers) or None, project_dir=str(folder)
+    )
+    if config.trackers and accelerator.is_main_process:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    accelerator.init_trackers("logs")
+    if config.gradient_checkpointing:
+        task.module.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator,union-attr]
+    task.module.train()
+    optimizer = _optimizer(task.module, config)
+    module, optimizer = accelerator.prepare(task.module, optimizer)
+    state = TrainState()
+    checkpoint.restore(accelerator, folder, state)
+    per_epoch = epoch_batches(task.lengths, tokens=config.batch_tokens, seed=seed, epoch=0, most=config.batch_size)
+    return _Running(accelerator, module, optimizer, state, len(per_epoch))
+
+
+def _precision(config: LoopConfig) -> str:
+    if config.precision == "auto":
+        cuda = torch.cuda.is_available()
+        return "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp16" if cuda else "no"
+    return "no" if config.precision == "fp32" else config.precision
+
+
+def _optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # Norms and biases are not decayed, as is the custom since BERT.
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _own_batches(
+    lengths: Sequence[int], config: LoopConfig, seed: int, start: Position, accelerator: Accelerator
+) -> Iterator[tuple[Position, list[int]]]:
+    """This process's share of the batches: every n-th, of n processes; positions count the batches of all."""
+    every = endless_batches(lengths, tokens=config.batch_tokens, seed=seed, start=start, most=config.batch_size)
+    while True:
+        round_of_all = list(islice(every, accelerator.num_processes))
+        yield round_of_all[-1][0], round_of_all[accelerator.process_index][1]
+
+
+def _step(
+    run: _Running, config: LoopConfig, batches: list[MicroBatch], position: Position, started: float
+) -> StepReport:
+    accelerator, state = run.accelerator, run.state
+    factor = rate_factor(
+        state.progress(config.budget, run.batches_an_epoch), warmup=config.warmup, decay=config.decay
+    )
+    for group in run.optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor
+    own = torch.tensor([sum(b.rows for b in batches), sum(b.tokens for b in batches)], dtype=torch.float64)
+    rows, tokens = (int(value) for value in _over_processes(accelerator, own))
+    sums = torch.zeros(3, dtype=torch.float64)
+    for number, batch in enumerate(batches, start=1):
+        last = number == len(batches)
+        with nullcontext() if last else accelerator.no_sync(run.module):
+            loss: LossSums = run.module(batch.to(accelerator.device))
+            # Processes' gradients are averaged, so each one's share is scaled by their number.
+            accelerator.backward(loss.total * (accelerator.num_processes / rows))
+        sums += torch.tensor([float(loss.total.detach()), loss.soft, loss.hard], dtype=torch.float64)
+    norm = accelerator.clip_grad_norm_(run.module.parameters(), config.max_grad_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    total, soft, hard = (float(value) / rows for value in _over_processes(accelerator, sums))
+    state.step += 1
+    state.epoch, state.batch = position.epoch, position.batch
+    state.rows += rows
+    state.tokens += tokens
+    state.elapsed_s = _longest(accelerator, state.elapsed_s + time.monotonic() - started)
+    if not math.isfinite(total):
+        raise ModelError(
+            f"the loss is {total} at step {state.step}; lower learning_rate (now {config.learning_rate:g})"
+            f" or set precision: fp32 (now {config.precision})"
+        )
+    return StepReport(
+        step=state.step, progress=state.progress(config.budget, run.batches_an_epoch), loss=total, soft=soft,
+        hard=hard, rows=state.rows, tokens=state.tokens, learning_rate=config.learning_rate * factor,
+        grad_norm=float(norm), elapsed_s=state.elapsed_s,
+    )  # fmt: skip
+
+
+def _over_processes(accelerator: Accelerator, own: Tensor) -> list[float]:
+    if accelerator.num_processes == 1:
+        return list(own.tolist())
+    return list(accelerator.reduce(own.to(accelerator.device), reduction="sum").tolist())
+
+
+def _longest(accelerator: Accelerator, seconds: float) -> float:
+    """The slowest process's time, so that all processes stop at the same step."""
+    if accelerator.num_processes == 1:
+        return seconds
+    return float(accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max())
+
+
+def _with_validation(report: StepReport, run: _Running, task: Task) -> StepReport:
+    from dataclasses import replace
+
+    total, count = 0.0, 0
+    run.module.eval()
+    with torch.inference_mode():
+        for batch in task.validation():
+            loss: LossSums = run.module(batch.to(run.accelerator.device))
+            total += loss.hard
+            count += loss.count
+    run.module.train()
+    return replace(report, validation_loss=total / count) if count else report
+
+
+def _logged(report: StepReport) -> dict[str, float]:
+    names = ("loss", "soft", "hard", "learning_rate", "grad_norm", "validation_loss")
+    return {name: value for name in names if (value := getattr(report, name)) is not None}
+
+
+def _checkpoint_due(config: LoopConfig, step: int, saved_at: float) -> bool:
+    if config.checkpoint_steps:
+        return step % config.checkpoint_steps == 0
+    return time.monotonic() - saved_at >= 60 * config.checkpoint_minutes

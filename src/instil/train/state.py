@@ -1,0 +1,66 @@
+"""Where a training run stands: everything, beside weights, optimizer and random state, that resuming needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from instil.core.publish import write_text
+from instil.data.batches import Position
+from instil.train.config import Budget
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Counters of a run; `elapsed_s` is time spent in steps, without checkpoints and validation."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    rows: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def position(self) -> Position:
+        """The next batch to read."""
+        return Position(self.epoch, self.batch)
+
+    def progress(self, budget: Budget, batches_an_epoch: int) -> float:
+        """Share of `budget` that is spent, in [0, 1]. `batches_an_epoch` counts micro-batches over all processes."""
+        if budget.steps:
+            share = self.step / budget.steps
+        elif budget.tokens:
+            share = self.tokens / budget.tokens
+        elif budget.minutes:
+            share = self.elapsed_s / (60 * budget.minutes)
+        else:
+            share = (self.epoch + self.batch / max(batches_an_epoch, 1)) / (budget.epochs or 1)
+        return min(1.0, share)
+
+    def write(self, path: Path) -> None:
+        """Save as JSON."""
+        write_text(path, json.dumps(asdict(self)))
+
+    def read(self, path: Path) -> None:
+        """Take over what `write` saved."""
+        for name, value in json.loads(path.read_text(encoding="utf8")).items():
+            setattr(self, name, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one optimizer step did. Losses are means over its target rows, in nats; `soft` is the KL without T^2."""
+
+    step: int
+    progress: float
+    loss: float
+    soft: float
+    hard: float
+    rows: int
+    tokens: int
+    learning_rate: float
+    grad_norm: float
+    elapsed_s: float
+    validation_loss: float | None = None

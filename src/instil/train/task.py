@@ -1,0 +1,95 @@
+"""What the loop trains: a model as a module from a micro-batch to `LossSums`, over a list of examples.
+
+Shape letters: N rows, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from instil.data.batches import epoch_batches
+from instil.data.tokens import Encoded
+from instil.models.family import Batch, Family
+from instil.models.head import Head
+from instil.objectives.fused import LossSums, Mix, Projection, SparseLabels, row_loss
+
+LabelReader = Callable[[Sequence[Encoded]], SparseLabels]
+"""Gives the labels of the rows of these examples, in batch order then time order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """A collated micro-batch with the labels of its rows, if any."""
+
+    batch: Batch
+    labels: SparseLabels | None
+    tokens: int
+
+    @property
+    def rows(self) -> int:
+        """Number of target rows."""
+        return self.batch.target_N.shape[0]
+
+    def to(self, device: torch.device) -> TextBatch:
+        """The same on `device`."""
+        return TextBatch(self.batch.to(device), self.labels.to(device) if self.labels else None, self.tokens)
+
+
+class RowLoss(nn.Module):
+    """A model and what its rows are scored by. `forward` returns sums over rows; the loop divides."""
+
+    def __init__(self, model: nn.Module, family: Family, mix: Mix) -> None:
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.mix = mix
+
+    def forward(self, batch: TextBatch) -> LossSums:
+        """Loss sums of `batch`, in nats. Without labels, the soft part of the mix is left out."""
+        rows = self.family.rows(self.model, batch.batch)
+        mix = self.mix if batch.labels is not None else Mix(hard=1.0, smoothing=self.mix.smoothing)
+        return row_loss(
+            rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
+            bias_V=rows.head.bias_V, labels=batch.labels,
+        )  # fmt: skip
+
+
+def projection_of(head: Head) -> Projection:
+    """The scalar part of `head`, as objectives take it."""
+    return Projection(scale=head.scale, softcap=head.softcap, n_valid=head.n_valid)
+
+
+@dataclass(slots=True)
+class TextTask:
+    """Examples for `module`, with labels where a reader is given; `held_out` examples are scored by cross-entropy."""
+
+    module: RowLoss
+    examples: Sequence[Encoded]
+    held_out: Sequence[Encoded] = ()
+    labels: LabelReader | None = None
+    batch_tokens: int = 2048
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each example, prompt and target."""
+        return [example.length for example in self.examples]
+
+    def batch(self, indices: Sequence[int]) -> TextBatch:
+        """The micro-batch of these examples, labelled."""
+        chosen = [self.examples[index] for index in indices]
+        return self._collate(chosen, self.labels(chosen) if self.labels else None)
+
+    def validation(self) -> Iterator[TextBatch]:
+        """Unlabelled micro-batches of the held-out examples."""
+        lengths = [example.length for example in self.held_out]
+        tokens = max([self.batch_tokens, *lengths])
+        for indices in epoch_batches(lengths, tokens=tokens, seed=0, epoch=0):
+            yield self._collate([self.held_out[index] for index in indices], None)
+
+    def _collate(self, examples: Sequence[Encoded], labels: SparseLabels | None) -> TextBatch:
+        batch = self.module.family.collate(examples)
+        return TextBatch(batch, labels, sum(example.length for example in examples))
