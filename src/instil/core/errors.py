@@ -8,6 +8,7 @@ The command line prints the message without a traceback and ends with `exit_code
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,13 +61,37 @@ class Problem:
         return f"{place}{self.what}{evidence}; {self.remedy}"
 
 
-def storage_error(error: OSError, path: Path, *, doing: str = "writing") -> StorageError:
-    """`error` from the operating system, in one line that names `path` and the remedy."""
-    remedies = {
-        errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept",
-        errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
-        errno.EROFS: "the file system is read-only; choose another folder with --set runs_dir=FOLDER",
-        errno.EACCES: "permission denied; choose another folder or change its permissions",
-    }
-    reason = remedies.get(error.errno or 0, error.strerror or str(error))
+_KEPT = "run the same command again, finished work is kept"
+_REMEDIES = {
+    errno.ENOSPC: f"the disk is full; free some space and {_KEPT}",
+    errno.EDQUOT: f"your disk quota is used up; free some space and {_KEPT}",
+    errno.EFBIG: f"the file would be larger than this system allows; raise the limit (ulimit -f) and {_KEPT}",
+    errno.EROFS: "the file system is read-only; choose another folder with --set runs_dir=FOLDER",
+    errno.EACCES: "permission denied; choose another folder or change its permissions",
+    errno.EPERM: "the system does not permit it; choose another folder with --set runs_dir=FOLDER",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder with --set runs_dir=FOLDER",
+    errno.EIO: "the disk reports an error; check it, or choose another folder with --set runs_dir=FOLDER",
+}
+
+
+def storage_error(error: Exception, path: Path, *, doing: str = "writing") -> StorageError:
+    """`error` from the operating system, in one line that names `path` and the remedy.
+
+    Libraries that write by themselves raise their own kinds; where their message has the system's number in it, as
+    "(os error 28)", that counts.
+    """
+    if isinstance(error, StorageError):
+        return error
+    reason = _REMEDIES.get(_number(error), "") or getattr(error, "strerror", None) or _first_line(error)
     return StorageError(f"{path}: failed while {doing}: {reason}")
+
+
+def _number(error: Exception) -> int:
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 from instil.core.errors import storage_error
 
 ASIDE_PREFIX = ".aside-"
+OLD_PREFIX = ".old-"
 
 
 def _sync(path: Path) -> None:
@@ -52,8 +53,9 @@ def write_text(path: Path, text: str) -> None:
 def publish_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; on a clean exit it takes the name `folder`, replacing an old one.
 
-    On an exception nothing is published and what was written aside is removed.
-    Operating system errors from inside leave as `StorageError`.
+    On an exception nothing is published and what was written aside is removed. A kill between the two renames of a
+    replacement leaves the old folder under another name; `sweep` puts it back. Operating system errors from inside
+    leave as `StorageError`.
     """
     aside = _aside(folder)
     try:
@@ -65,23 +67,29 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         for path in aside.rglob("*"):
             if path.is_file():
                 _sync(path)
+        old = folder.with_name(f"{OLD_PREFIX}{folder.name}")
         if folder.exists():
-            old = _aside(folder)
-            folder.rename(old)
-            aside.rename(folder)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            aside.rename(folder)
+            folder.rename(old)
+        aside.rename(folder)
         _sync(folder.parent)
-    except BaseException as error:
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if type(error) is OSError or isinstance(error, (PermissionError, FileNotFoundError)) and aside == getattr(error, "filename", None):
-            raise storage_error(error, folder) from error
+        raise storage_error(error, folder) from error
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
 def sweep(root: Path) -> None:
-    """Remove what killed processes left aside directly under `root`."""
+    """Remove what killed processes left aside directly under `root`; an old folder without its successor is put back."""
+    for old in root.glob(f"{OLD_PREFIX}*"):
+        folder = root / old.name.removeprefix(OLD_PREFIX)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
     for path in root.glob(f"{ASIDE_PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

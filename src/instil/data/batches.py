@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from instil.core.errors import ConfigError
+from instil.core.errors import ConfigError, DataError
 
 _POOL_BATCHES = 32
 """Examples of so many batches are sorted by length together: long enough for even batches, short enough to mix."""
@@ -14,10 +14,11 @@ _POOL_BATCHES = 32
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the reader stands: `batch` counts within `epoch`."""
+    """Where the reader stands: `batch` counts within `epoch`, which has `of` batches (0 before the first is read)."""
 
     epoch: int = 0
     batch: int = 0
+    of: int = 0
 
 
 def epoch_batches(
@@ -61,10 +62,15 @@ def _cut(ordered: list[int], lengths: Sequence[int], tokens: int, most: int | No
 def endless_batches(
     lengths: Sequence[int], *, tokens: int, seed: int, start: Position, most: int | None = None
 ) -> Iterator[tuple[Position, list[int]]]:
-    """Batches of epoch after epoch from `start` on, each with the position *after* it."""
+    """Batches of epoch after epoch from `start` on, each with the position *after* it.
+
+    Epochs differ a little in their number of batches. Raises `DataError` without examples.
+    """
+    if not lengths:
+        raise DataError("there are no examples to train on; check the train split")
     epoch, first = start.epoch, start.batch
     while True:
         batches = epoch_batches(lengths, tokens=tokens, seed=seed, epoch=epoch, most=most)
         for number in range(first, len(batches)):
-            yield Position(epoch, number + 1), batches[number]
+            yield Position(epoch, number + 1, len(batches)), batches[number]
         epoch, first = epoch + 1, 0

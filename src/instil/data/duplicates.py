@@ -33,7 +33,7 @@ def near_duplicates(texts: Sequence[str], threshold: float, done: Done | None = 
     """
     prefixes = _Prefixes(texts, threshold)
 
-    @lru_cache(maxsize=2 * MOST_CANDIDATES)
+    @lru_cache(maxsize=4 * MOST_CANDIDATES)
     def grams(index: int) -> frozenset[int]:
         return frozenset(shingles.ngrams([texts[index]], SHINGLE_WORDS, whole_when_short=True)[0].tolist())
 

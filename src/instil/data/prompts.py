@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import model_validator
 
 from instil.core.config import Config
+from instil.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,14 +33,14 @@ class Prompt(Config):
         return self
 
     def render(self, source: str, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The text the model reads before it writes. Raises `ValueError` for a chat prompt without a template."""
+        """The text the model reads before it writes. Raises `ConfigError` for a chat prompt without a template."""
         if self.kind == "prefix":
             return self.text + source
         text = self.text.replace(SLOT, source)
         if self.kind == "template":
             return text
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError("the tokenizer has no chat template; use prompt kind template instead of chat")
+            raise ConfigError("the tokenizer has no chat template; use prompt kind template instead of chat")
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages = [*system, {"role": "user", "content": text}]
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
@@ -47,4 +48,6 @@ class Prompt(Config):
     @property
     def separator(self) -> str:
         """What stands between prompt and target for a decoder-only model: a space, unless the prompt ends in one."""
-        return "" if self.kind == "chat" or not self.text or self.text[-1].isspace() else " "
+        if self.kind == "prefix":
+            return " "
+        return "" if self.kind == "chat" or self.text[-1].isspace() else " "

@@ -57,15 +57,15 @@ class Truncation:
 
 
 def cut_source(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> tuple[str, bool]:
-    """`source` within `limit` tokens, cut at a token's edge, and whether it had to be cut."""
-    if len(source.encode()) <= limit:
-        return source, False
+    """`source` within `limit` tokens, cut at a token's edge but never inside a character, and whether it was cut."""
     encoding = tokenizer(source, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
     if len(encoding["input_ids"]) <= limit:
         return source, False
     if not tokenizer.is_fast:
         return str(tokenizer.decode(encoding["input_ids"][:limit], skip_special_tokens=True)), True
-    return source[: encoding["offset_mapping"][limit - 1][1]], True
+    # Tokens that share a character all name its whole span, so the next one's start is the edge.
+    (_, end), (following, _) = encoding["offset_mapping"][limit - 1 : limit + 1]
+    return source[: min(end, following)], True
 
 
 def encode_prompt(
@@ -84,11 +84,14 @@ def encode_prompt(
 def encode_target(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str, kind: Kind) -> list[int]:
     """Token ids that the model is to write for `target`, its end token last."""
     if kind == "encoder-decoder":
-        return list(tokenizer(text_target=target)["input_ids"])
-    if tokenizer.eos_token_id is None:
+        ids = list(tokenizer(text_target=target)["input_ids"])
+    else:
+        ids = list(tokenizer(prompt.separator + target, add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    if end is None:
         raise DataError("the tokenizer has no end token, so the model could not learn to stop; set eos_token in it")
-    ids = tokenizer(prompt.separator + target, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id]
+    # A decoder-only model's end token is added in any case: the target's own text may end in its spelling.
+    return ids if kind == "encoder-decoder" and ids and ids[-1] == end else [*ids, end]
 
 
 def encode_records(

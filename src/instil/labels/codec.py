@@ -3,11 +3,13 @@
 Shape letters: R rows of the shard, K head entries, E examples of the shard.
 
     ids_RK      head ids, falling by probability; uint16 where the vocabulary allows, else uint32
-    probs_RK    their probabilities at the store's temperature; float16, rounded down so that a row never exceeds 1
+    probs_RK    their probabilities at the store's temperature; float16
+    tail_R      the mass of all other ids; float16
     target_R    the token that the row predicts, so that a reader can prove its rows are these rows
     starts_E    first row of each example
     prompts_E   hash of the token ids that the teacher read before them
-The tail's mass is exactly 1 - sum(probs_RK).
+Each number has float16's error, but a row's largest is read as 1 minus the others, so that rows add up to 1 and a
+tail of 1e-5 beside a head of 0.99999 keeps its own three digits.
 """
 
 from __future__ import annotations
@@ -25,8 +27,7 @@ from safetensors.numpy import save
 
 from instil.core.errors import LabelError
 
-
-_NAMES = ("ids", "probs", "targets", "starts", "prompts")
+_NAMES = ("ids", "probs", "tail", "targets", "starts", "prompts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class Shard:
     ids: tuple[str, ...]
     head_ids_RK: NDArray[np.unsignedinteger]
     head_probs_RK: NDArray[np.float16]
+    tail_R: NDArray[np.float16]
     target_R: NDArray[np.unsignedinteger]
     starts_E: NDArray[np.int64]
     prompts_E: NDArray[np.uint64]
@@ -51,10 +53,12 @@ def id_type(vocabulary: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
-def round_down(probs: NDArray[np.float32]) -> NDArray[np.float16]:
-    """`probs` as float16, never above the exact value: rounding cannot take mass from the tail."""
-    half = probs.astype(np.float16)
-    return np.where(half.astype(np.float32) > probs, np.nextafter(half, np.float16(0)), half).astype(np.float16)
+def restore_probs(probs_RK: NDArray[np.float16], tail_R: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Head probabilities whose tail is 1 - their sum, from the rounded ones; shape `(R, K)`."""
+    cells_RC = np.concatenate([probs_RK, tail_R[:, None]], axis=1).astype(np.float64)
+    largest = np.arange(len(cells_RC)), cells_RC.argmax(axis=1)
+    cells_RC[largest] += 1 - cells_RC.sum(axis=1)
+    return cells_RC[:, :-1].astype(np.float32)
 
 
 def hash_prompt(prompt_ids: Sequence[int]) -> int:
@@ -67,6 +71,7 @@ def pack(shard: Shard) -> bytes:
     arrays = {
         "ids": shard.head_ids_RK,
         "probs": shard.head_probs_RK,
+        "tail": shard.tail_R,
         "targets": shard.target_R,
         "starts": shard.starts_E,
         "prompts": shard.prompts_E,
@@ -84,6 +89,6 @@ def unpack(path: Path) -> Shard:
     except Exception as error:
         raise LabelError(f"{path}: not a whole label shard ({error}); delete it and run instil label again") from error
     return Shard(
-        ids=ids, head_ids_RK=arrays["ids"], head_probs_RK=arrays["probs"], target_R=arrays["targets"],
-        starts_E=arrays["starts"], prompts_E=arrays["prompts"],
+        ids=ids, head_ids_RK=arrays["ids"], head_probs_RK=arrays["probs"], tail_R=arrays["tail"],
+        target_R=arrays["targets"], starts_E=arrays["starts"], prompts_E=arrays["prompts"],
     )  # fmt: skip

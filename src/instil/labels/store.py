@@ -1,8 +1,8 @@
 """A label store: shards, and a manifest that says whose labels they are. Reading refuses what does not match.
 
-    labels/
-        shard-00000.safetensors ...     512 examples each
-        manifest.json                   written last: fingerprints, codec, checksums
+labels/
+    shard-00000.safetensors ...     512 examples each
+    manifest.json                   written last: fingerprints, codec, checksums
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from instil.core import publish
 from instil.core.errors import LabelError
 from instil.core.fingerprint import hash_file
 from instil.data.tokens import Encoded
-from instil.labels.codec import Shard, hash_prompt, unpack
-from instil.objectives.fused import SparseLabels
+from instil.labels.codec import Shard, hash_prompt, restore_probs, unpack
 
 MANIFEST_NAME = "manifest.json"
 
@@ -117,15 +118,18 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def read(self, examples: Sequence[Encoded]) -> SparseLabels:
-        """Labels of the rows of `examples`, in their order. Raises `LabelError` for an example without labels, or
-        whose target tokens are not those that were labelled."""
-        parts = [self._rows(example) for example in examples]
-        ids = np.concatenate([ids_RK for ids_RK, _ in parts]).astype(np.int64)
-        probs = np.concatenate([probs_RK for _, probs_RK in parts]).astype(np.float32)
-        return SparseLabels(ids_NK=torch.from_numpy(ids), probs_NK=torch.from_numpy(probs))
+    def read(self, examples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """Head ids (int64) and probabilities (fp32), both `(N, K)`, of the N rows of `examples`, in their order.
 
-    def _rows(self, example: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        The tail is 1 - the probabilities' sum. Raises `LabelError` for an example without labels, or whose prompt or
+        target tokens are not those that were labelled.
+        """
+        parts = [self._rows(example) for example in examples]
+        ids_NK = np.concatenate([ids_RK for ids_RK, _ in parts]).astype(np.int64)
+        probs_NK = np.concatenate([probs_RK for _, probs_RK in parts])
+        return torch.from_numpy(ids_NK), torch.from_numpy(probs_NK)
+
+    def _rows(self, example: Encoded) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32]]:
         place = self._places.get(example.id)
         if place is None:
             raise LabelError(f"{self.folder}: no labels for record {example.id!r}; run instil label on this data")
@@ -141,4 +145,4 @@ class LabelStore:
                 f"{self.folder}: record {example.id!r} was labelled behind another prompt or source"
                 f" (now {len(example.prompt_ids)} tokens); run instil label on this data"
             )
-        return shard.head_ids_RK[rows], shard.head_probs_RK[rows]
+        return shard.head_ids_RK[rows], restore_probs(shard.head_probs_RK[rows], shard.tail_R[rows])

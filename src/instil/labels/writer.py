@@ -21,8 +21,8 @@ from instil.core.errors import LabelError
 from instil.core.fingerprint import fingerprint, hash_file
 from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
-from instil.labels.codec import Shard, hash_prompt, id_type, pack, round_down, unpack
-from instil.labels.store import Codec, ShardEntry, StoreManifest
+from instil.labels.codec import Shard, hash_prompt, id_type, pack, unpack
+from instil.labels.store import MANIFEST_NAME, Codec, ShardEntry, StoreManifest, read_store_manifest
 from instil.models.family import Family, Rows
 from instil.models.probe import evaluating
 
@@ -49,10 +49,12 @@ def write_labels(
     made_from: Mapping[str, str],
     advance: Advance | None = None,
 ) -> StoreManifest:
-    """Label `examples` into the store `folder`; shards that an earlier, killed call finished there are kept.
+    """Label `examples` into the store `folder`; shards that an earlier, killed call finished there are kept, unless
+    the checksums of that call's manifest say that they were damaged since.
 
-    `measured` of the manifest: the teacher's mean loss on the targets (nats), its top-1 agreement with them, and the
-    mean mass of the stored head. Raises `LabelError` without examples.
+    `measured` of the manifest: rows and bytes a row, the mean mass of the stored head, the shares of targets that are
+    its first entry and any entry of it, and the teacher's mean loss on the latter (nats). Raises `LabelError` without
+    examples.
     """
     if not examples:
         raise LabelError("nothing to label; the train split is empty")
@@ -60,16 +62,15 @@ def write_labels(
     publish.sweep(folder)
     vocabulary = _vocabulary(teacher, examples[0])
     codec = Codec(head=min(head, vocabulary), temperature=temperature, vocabulary=vocabulary)
-    plan = fingerprint(dict(made_from), codec, [(example.id, example.target_ids) for example in examples])
+    plan = fingerprint(dict(made_from), codec, [(e.id, hash_prompt(e.prompt_ids), e.target_ids) for e in examples])
     _discard_other_plan(folder, plan)
+    sums = _checksums(folder)
     entries: list[ShardEntry] = []
     for start in range(0, len(examples), EXAMPLES_A_SHARD):
         part = examples[start : start + EXAMPLES_A_SHARD]
         path = folder / f"shard-{start // EXAMPLES_A_SHARD:05d}.safetensors"
-        shard = _kept(path, part) or _make(teacher, part, codec, path)
-        entries.append(
-            ShardEntry(file=path.name, sha256=hash_file(path), examples=len(part), rows=len(shard.target_R))
-        )
+        shard = _kept(path, part, sums.get(path.name)) or _make(teacher, part, codec, path)
+        entries.append(ShardEntry(file=path.name, sha256=hash_file(path), examples=len(part), rows=len(shard.target_R)))
         if advance:
             advance(start + len(part), "")
     manifest = StoreManifest(
@@ -89,13 +90,22 @@ def _discard_other_plan(folder: Path, plan: str) -> None:
     """Shards of another teacher, codec or data set may not be mixed in; the plan file says whose these are."""
     note = folder / "plan"
     if not note.is_file() or note.read_text() != plan:
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
         for path in folder.glob("shard-*.safetensors"):
             path.unlink()
         publish.write_text(note, plan)
 
 
-def _kept(path: Path, examples: Sequence[Encoded]) -> Shard | None:
-    if not path.is_file():
+def _checksums(folder: Path) -> dict[str, str]:
+    """What each shard's checksum was when the store in `folder` was finished; empty if it was not."""
+    try:
+        return {entry.file: entry.sha256 for entry in read_store_manifest(folder).shards}
+    except LabelError:
+        return {}
+
+
+def _kept(path: Path, examples: Sequence[Encoded], checksum: str | None) -> Shard | None:
+    if not path.is_file() or checksum not in (None, hash_file(path)):
         return None
     try:
         shard = unpack(path)
@@ -110,34 +120,41 @@ def _make(teacher: Teacher, examples: Sequence[Encoded], codec: Codec, path: Pat
     rows = sum(counts)
     ids_RK = np.zeros((rows, codec.head), id_type(codec.vocabulary))
     probs_RK = np.zeros((rows, codec.head), np.float16)
+    tail_R = np.zeros(rows, np.float16)
     lengths = [example.length for example in examples]
     device = next(teacher.model.parameters()).device
     tokens = max([teacher.batch_tokens, *lengths])
     for indices in epoch_batches(lengths, tokens=tokens, seed=0, epoch=0):
         batch = teacher.family.collate([examples[index] for index in indices])
         with evaluating(teacher.model):
-            ids_NK, probs_NK = _heads(teacher.family.rows(teacher.model, batch.to(device)), codec)
+            ids_NK, probs_NK, tail_N = _heads(teacher.family.rows(teacher.model, batch.to(device)), codec)
         place_N = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in indices])
         ids_RK[place_N] = ids_NK.cpu().numpy()
-        probs_RK[place_N] = round_down(probs_NK.cpu().numpy())
+        probs_RK[place_N] = probs_NK.cpu().numpy()
+        tail_R[place_N] = tail_N.cpu().numpy()
     targets = np.array([token for example in examples for token in example.target_ids], id_type(codec.vocabulary))
     shard = Shard(
         ids=tuple(example.id for example in examples), head_ids_RK=ids_RK, head_probs_RK=probs_RK,
-        target_R=targets, starts_E=starts,
+        tail_R=tail_R, target_R=targets, starts_E=starts,
         prompts_E=np.array([hash_prompt(example.prompt_ids) for example in examples], np.uint64),
     )  # fmt: skip
     publish.write_bytes(path, pack(shard))
     return shard
 
 
-def _heads(rows: Rows, codec: Codec) -> tuple[Tensor, Tensor]:
-    """The `codec.head` most probable ids of each row and their probabilities at the codec's temperature, `(N, K)`."""
+def _heads(rows: Rows, codec: Codec) -> tuple[Tensor, Tensor, Tensor]:
+    """The `codec.head` most probable ids of each row and their probabilities at the codec's temperature, `(N, K)`; and
+    the mass of all others, `(N,)`."""
     parts = []
-    for hidden_CD in rows.hidden_ND.split(_CHUNK):
+    for hidden_CD in torch.split(rows.hidden_ND, _CHUNK):
         logits_CV = rows.head.logits(hidden_CD).float() / codec.temperature
+        total_C1 = logits_CV.logsumexp(-1, keepdim=True)
         top = logits_CV.topk(codec.head, dim=-1)
-        parts.append((top.indices, (top.values - logits_CV.logsumexp(-1, keepdim=True)).exp()))
-    return torch.cat([ids for ids, _ in parts]), torch.cat([probs for _, probs in parts])
+        # Summed over the others, because 1 - sum(head) would cancel where the tail is small.
+        tail_C = (logits_CV.scatter(1, top.indices, -torch.inf) - total_C1).exp().sum(-1)
+        parts.append((top.indices, (top.values - total_C1).exp(), tail_C))
+    ids, probs, tails = zip(*parts, strict=True)
+    return torch.cat(ids), torch.cat(probs), torch.cat(tails)
 
 
 def _measure(folder: Path, entries: Sequence[ShardEntry]) -> dict[str, float]:

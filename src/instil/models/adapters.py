@@ -7,8 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from instil.core.errors import ModelError
+from instil.core.errors import ModelError, storage_error
 from instil.core.fingerprint import fingerprint, hash_files
+from instil.core.publish import publish_folder
 from instil.models.folders import check_header, first_line
 from instil.models.loading import LoadedModel
 
@@ -40,6 +41,18 @@ def load_adapter(loaded: LoadedModel, adapter: Path, *, merge: bool = True) -> L
         ref=f"{loaded.ref}+{adapter}",
         fingerprint=fingerprint(loaded.fingerprint, hash_adapter(adapter)),
     )
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter of a `PeftModel` into `folder` in one step, as safetensors. Raises `StorageError`."""
+    from safetensors import SafetensorError
+
+    with publish_folder(folder) as aside, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a base model that has no config file to compare the vocabulary with
+        try:
+            model.save_pretrained(aside)
+        except SafetensorError as error:
+            raise storage_error(error, folder) from error
 
 
 def hash_adapter(adapter: Path) -> str:

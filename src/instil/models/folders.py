@@ -238,7 +238,5 @@ def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
         for path in folder.glob(WEIGHTS):
             # safetensors makes files that only their owner may read, whatever the umask says.
             path.chmod((folder / CONFIG_NAME).stat().st_mode)
-    except SafetensorError as error:
-        raise storage_error(OSError(first_line(error)), folder) from error
-    except OSError as error:
+    except (SafetensorError, OSError) as error:
         raise storage_error(error, folder) from error

@@ -138,7 +138,7 @@ def _keep_texts(source: Path, target: Path) -> None:
 
 def _convert(gguf_file: Path, target: Path, say: Say) -> None:
     metadata = read_metadata(gguf_file)
-    say(f"{gguf_file.name}: converting to safetensors, once (under a minute for 0.3B weights)")
+    say(f"{gguf_file.name}: converting to safetensors, once (about a minute for 0.3B weights)")
     # The progress bar of the dequantisation obeys no setting of transformers, so its stream is taken away.
     with folders.quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         try:

@@ -14,6 +14,8 @@ With z the student's logits at temperature T, q = softmax(z), q_t its mass in th
                   = q_v (1 - p_t / q_t)          for v in the tail
 
 so the gradient is known when the loss is, and the backward pass only scales it: the logits of a chunk are made once.
+Where the head covers every id there is no tail, and what rounding left of the label's mass is shared out in proportion.
+A student's tail below 1e-30 counts as 1e-30.
 """
 
 from __future__ import annotations
@@ -53,7 +55,10 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseLabels:
-    """Labels of N rows: `ids_NK` with `probs_NK` (unused entries: id -1, probability 0). The tail has the rest."""
+    """Labels of N rows: `ids_NK`, distinct in a row, with `probs_NK`. The tail has the rest of the mass.
+
+    Unused entries have id -1. Ids that the student's head lacks (from `n_valid` up) fall into the tail.
+    """
 
     ids_NK: Int[Tensor, "n k"]
     probs_NK: Float[Tensor, "n k"]
@@ -87,7 +92,8 @@ def row_loss(
 ) -> LossSums:
     """Sum over N rows of the mixed loss, in nats; gradients for hidden states, head weight and bias in fp32.
 
-    `weight_N` multiplies each row's loss. `labels` may be left out only when `mix.soft` is 0.
+    `weight_N` multiplies each row's share of `total`. `labels` may be left out only when `mix.soft` is 0.
+    Differentiable once: a second backward pass through the same call raises torch's `RuntimeError`.
     Limits: `mix.soft = 0` is cross-entropy; `mix.hard = 0` is distillation alone.
     """
     if labels is None and mix.soft:
@@ -95,22 +101,26 @@ def row_loss(
     projection = projection or Projection()
     ids_NK = labels.ids_NK if labels else None
     probs_NK = labels.probs_NK if labels else None
-    total, soft, hard = _FusedRows.apply(
-        hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk
+    # Inside `forward` torch reports gradients as wanted even where they are switched off.
+    learning = torch.is_grad_enabled()
+    total, soft, hard = _FusedRows.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk, learning
     )
     return LossSums(total=total, soft=float(soft), hard=float(hard), count=target_N.shape[0])
 
 
 class _FusedRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk):  # type: ignore[no-untyped-def]
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk, learning
+    ):
+        wants_hidden, wants_weight, wants_bias = (learning and needed for needed in ctx.needs_input_grad[:3])
         accumulator = torch.promote_types(hidden_ND.dtype, torch.float32)
         grad_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=accumulator) if wants_weight else None
         grad_bias = torch.zeros_like(bias_V, dtype=accumulator) if wants_bias and bias_V is not None else None
         valid = slice(0, projection.n_valid or weight_VD.shape[0])
-        sums = torch.zeros(3, dtype=torch.float64, device=hidden_ND.device)
+        sums = torch.zeros(3, dtype=_sum_dtype(hidden_ND.device), device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             hidden_CD = hidden_ND[part]
@@ -142,8 +152,12 @@ class _FusedRows(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden * upstream.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight.mul_(upstream).to(weight_dtype),
             None if grad_bias is None else (grad_bias * upstream).to(bias_dtype),
-            *(None,) * 7,
+            *(None,) * 8,
         )
+
+
+def _sum_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no fp64.
 
 
 def _add_outer(sum_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
@@ -211,19 +225,34 @@ def _partition_kl(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, temperatu
 
     The tail's mass is summed after the head's entries are taken out: 1 - sum(head) would cancel where it is small.
     """
+    valid = logits_CV.shape[1]
     scaled_CV = logits_CV if temperature == 1 else logits_CV / temperature
-    mass_CV = (scaled_CV - scaled_CV.amax(-1, keepdim=True)).exp_()
-    # An unused entry (id -1) points at a spare column, so that it changes no real one.
-    ids_CK = torch.where(ids_CK == _NO_ID, mass_CV.shape[1], ids_CK).long()
-    mass_CV = torch.nn.functional.pad(mass_CV, (0, 1))
+    highest_C1 = scaled_CV.amax(-1, keepdim=True)
+    mass_CV = torch.nn.functional.pad((scaled_CV - highest_C1).exp_(), (0, 1))
+    # An entry without a column of its own points at a spare one, so that it changes no real one.
+    used_CK = (ids_CK >= 0) & (ids_CK < valid)
+    ids_CK = torch.where(used_CK, ids_CK, valid).long()
+    probs_CK, label_tail_C = _label_masses(probs_CK * used_CK, used_CK, valid)
     head_CK = mass_CV.gather(1, ids_CK)
     mass_CV.scatter_(1, ids_CK, 0.0)
     tail_C = mass_CV.sum(-1)
-    total_C = tail_C + head_CK.sum(-1)
-    label_tail_C = (1 - probs_CK.sum(-1)).clamp_min(0)
-    head_q_CK, tail_q_C = head_CK / total_C[:, None], tail_C / total_C
-    loss_C = (torch.xlogy(probs_CK, probs_CK) - torch.xlogy(probs_CK, head_q_CK.clamp_min(_TINY))).sum(-1)
-    loss_C = loss_C + torch.xlogy(label_tail_C, label_tail_C) - torch.xlogy(label_tail_C, tail_q_C.clamp_min(_TINY))
-    mass_CV *= (1 / total_C - label_tail_C / tail_C.clamp_min(_TINY))[:, None]
-    mass_CV.scatter_(1, ids_CK, head_q_CK - probs_CK)
+    total_C1 = (tail_C + head_CK.sum(-1))[:, None]
+    # From the logits, because a mass may be too small for a logarithm where its logit is not.
+    log_q_CK = scaled_CV.gather(1, ids_CK.clamp_max(valid - 1)) - highest_C1 - total_C1.log()
+    log_q_tail_C = (tail_C / total_C1[:, 0]).clamp_min(_TINY).log()
+    loss_C = (torch.xlogy(probs_CK, probs_CK) - probs_CK * log_q_CK).sum(-1)
+    loss_C = loss_C + torch.xlogy(label_tail_C, label_tail_C) - label_tail_C * log_q_tail_C
+    mass_CV *= 1 / total_C1 - (label_tail_C / tail_C.clamp_min(_TINY))[:, None]
+    mass_CV.scatter_(1, ids_CK, head_CK / total_C1 - probs_CK)
     return loss_C.clamp_min(0), mass_CV[:, :-1]
+
+
+def _label_masses(probs_CK: Tensor, used_CK: Tensor, valid: int) -> tuple[Tensor, Tensor]:
+    """The label's head and tail masses. A head over all `valid` ids leaves no tail, whatever its rounding."""
+    sum_C = probs_CK.sum(-1)
+    tail_C = (1 - sum_C).clamp_min(0)
+    if probs_CK.shape[1] < valid:
+        return probs_CK, tail_C
+    whole_C = used_CK.sum(-1) == valid
+    scale_C = torch.where(whole_C, sum_C.clamp_min(_TINY), 1)
+    return probs_CK / scale_C[:, None], tail_C.masked_fill(whole_C, 0)

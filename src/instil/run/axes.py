@@ -25,18 +25,14 @@ class Scale:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    @property
-    def step(self) -> float:
-        """Between ticks: 1, 2, 2.5 or 5 times a power of ten, so that about five fit."""
-        rough = (self.high - self.low) / _TICKS
-        power = 10.0 ** math.floor(math.log10(rough))
-        return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
-
     def ticks(self) -> list[tuple[float, str]]:
-        """Pixels and words of each tick."""
-        first, last = math.ceil(self.low / self.step - 1e-6), math.floor(self.high / self.step + 1e-6)
-        digits = max(0, -math.floor(math.log10(self.step)) + (self.step * 10 ** -math.floor(math.log10(self.step)) == 2.5))
-        return [(self(k * self.step), f"{k * self.step:,.{digits}f}") for k in range(first, last + 1)]
+        """Pixels and words of about five ticks, 1, 2, 2.5 or 5 times a power of ten apart."""
+        length = self.high - self.low
+        power = math.floor(math.log10(length / _TICKS))
+        factor = min((1, 2, 2.5, 5, 10), key=lambda factor: abs(length / (factor * 10.0**power) - _TICKS))
+        step, digits = factor * 10.0**power, max(0, -power + (factor == 2.5) - (factor == 10))
+        first, last = math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6)
+        return [(self(k * step), f"{k * step:,.{digits}f}".replace("-", "−")) for k in range(first, last + 1)]
 
 
 def across(values: Iterable[float], *, low: float | None = None) -> Scale:
@@ -70,7 +66,7 @@ def frame(x: Scale, y: Scale, *, x_label: str, y_label: str) -> Markup:
         element("text", y_label, x=0, y=0, text_anchor="middle", transform=f"translate(13 {middle:g}) rotate(-90)"),
     )
     base = element("line", x1=LEFT, x2=RIGHT, y1=BOTTOM, y2=BOTTOM, class_="base")
-    return element("g", lines, base, element("g", words, class_="ticks"), element("g", names, class_="names"), class_="axes")
+    return element("g", lines, base, words, names, class_="axes")
 
 
 def drawing(key: str, title: str, description: str, *children: Child) -> Markup:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from instil.run import axes
 from instil.run.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, apart, drawing, frame, path
-from instil.run.markup import Markup, element, joined
+from instil.run.markup import Child, Markup, element, joined
 from instil.run.roles import Role, role_of, spoken
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def learning_curves(comparison: Comparison, curves: Curves, names: Sequence[str]
     held_out = [value for _, points in runs.values() for _, value in points]
     y = axes.upwards(seen + held_out or [value for points in smooth.values() for _, value in points])
     place = _placer(x, y)
-    shapes, legend = [], []
+    shapes: list[Child] = []
+    legend: list[tuple[Role, str]] = []
     for name, (steps, checks) in runs.items():
         role = role_of(comparison, name)
         shapes.append(path(map(place, thinned(steps)), class_=f"raw {role}") if steps else None)
@@ -181,14 +182,15 @@ def score_spread(comparison: Comparison, *, key: str) -> Markup | None:
 
 def _stairs(heights: Sequence[float]) -> list[Point]:
     width = 100 / len(heights)
-    return [(edge, height) for k, height in enumerate(heights) for edge, height in ((k * width, height), ((k + 1) * width, height))]
+    return [(edge * width, height) for k, height in enumerate(heights) for edge in (k, k + 1)]
 
 
 def whisker(low: float, value: float, high: float, *, scale: tuple[float, float], role: Role) -> Markup:
     """A value in its interval as a small drawing for a table's cell; `scale` is shared by all rows."""
     x = Scale(*scale, 4, 96)
     line = element("line", x1=x(low), x2=x(high), y1=6, y2=6, class_=f"error {role}")
-    return element("svg", line, mark(role, x(value), 6, size=3.2), viewBox="0 0 100 12", class_="whisker", aria_hidden="true")
+    middle = mark(role, x(value), 6, size=3.2)
+    return element("svg", line, middle, viewBox="0 0 100 12", class_="whisker", aria_hidden="true")
 
 
 def _placer(x: Scale, y: Scale) -> Callable[[Point], Point]:
@@ -202,7 +204,7 @@ def _clip(key: str) -> Markup:
 
 def _legend(entries: Sequence[tuple[Role, str]], *, marks: bool = True) -> Markup:
     """In the upper right, which falling curves and skewed histograms leave empty."""
-    rows = []
+    rows: list[Child] = []
     for index, (role, words) in enumerate(entries):
         y = TOP + 8 + index * (_LINE + 3)
         rows.append(path([(RIGHT - 28, y), (RIGHT, y)], class_=f"line {role}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable
-from typing import Union
+from typing import TypeAlias
 
 # Control characters and lone surrogates are no text: they would make the page invalid or impossible to encode.
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -18,7 +18,7 @@ class Markup(str):
     __slots__ = ()
 
 
-Child = Union[str, None, Iterable["Child"]]
+Child: TypeAlias = "str | Iterable[Child] | None"
 
 
 def escaped(text: str) -> Markup:
@@ -37,7 +37,7 @@ def _written(child: Child) -> str:
     return escaped(child) if isinstance(child, str) else joined(*child)
 
 
-def element(name: str, *children: Child, **attributes: str | float | bool | None) -> Markup:
+def element(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
     """`<name attributes>children</name>`. In attributes `class_` is class and `stroke_width` is stroke-width;
     True stands without a value, None and False are left out, floats are rounded to hundredths."""
     opened = f"<{name}{''.join(_attribute(key, value) for key, value in attributes.items())}>"

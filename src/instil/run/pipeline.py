@@ -13,7 +13,7 @@ from typing import Any
 
 from instil.core import publish, units
 from instil.evaluate.results import Comparison
-from instil.run import report
+
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data, run_data
@@ -86,6 +86,8 @@ class Pipeline:
         comparison = read_comparison(self.evaluation)
         summary = comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
         publish.write_text(self.root / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        from instil.run import report
+
         place = report.write_report(
             self.root, title=self.recipe.name, comparison=comparison, curves=self._curves(), facts=self._facts(),
             next_command=next_command,

@@ -49,7 +49,8 @@ class StudentConfig(Config):
     """Who learns: either layers cut out of the teacher (the default), or a `model` of its own.
 
     `layers` counts decoder layers, `encoder_layers` those of an encoder. `choice`: by block influence over
-    `calibration` training examples, evenly spaced, or the numbers listed in `keep`.
+    `calibration` training examples, evenly spaced, or the numbers listed in `keep`. `mend`: refit the projections
+    before the cuts in closed form on those examples.
     """
 
     model: str | None = None
@@ -59,6 +60,7 @@ class StudentConfig(Config):
     choice: Literal["block-influence", "even", "listed"] = "block-influence"
     keep: tuple[int, ...] | None = None
     calibration: PositiveInt = 64
+    mend: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -86,12 +88,13 @@ class LabelsConfig(Config):
 class DistilConfig(Config):
     """How the student learns: `alpha` x T^2 x KL from the labels + (1 - alpha) x cross-entropy on the targets.
 
-    `without_teacher` also trains the same student on gold targets for the same budget, for the comparison.
+    `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets for the same budget, for the comparison.
     """
 
     alpha: float = Field(default=0.7, ge=0, le=1)
     temperature: PositiveFloat = 1.0
     smoothing: float = Field(default=0.0, ge=0, lt=1)
+    adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig
 

@@ -9,21 +9,27 @@ Same fingerprint, same result: it is reused, and said so. A lock keeps two proce
 from __future__ import annotations
 
 import fcntl
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from instil.core import console, units
-from instil.core.errors import ConfigError, InstilError, storage_error
+from instil.core.errors import ConfigError, storage_error
 from instil.core.fingerprint import fingerprint
-from instil.core.manifest import Manifest, read_manifest
-from instil.core.publish import write_text
+from instil.core.manifest import MANIFEST_NAME, Manifest, read_manifest
+from instil.core.publish import sweep, write_text
 
 CODE_VERSIONS = {"data": 1, "teach": 1, "label": 1, "student": 1, "distil": 1, "evaluate": 1}
 """Raised when a change of the code changes a stage's results, so that old ones are not reused."""
+
+LOCK_NAME, RECIPE_NAME = "lock", "recipe.yaml"
+Work = Callable[[Path], Mapping[str, Any]]
+"""Fills a folder, going on from what an interrupted call left there; returns what the manifest keeps as the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,55 +57,88 @@ class Workshop:
     def stage(
         self,
         name: str,
-        work: Callable[[Path], Mapping[str, Any]],
+        work: Work,
         *,
         inputs: Mapping[str, str],
         config: Mapping[str, Any],
         label: str = "",
+        damage: Callable[[Path], str] = lambda _: "",
     ) -> Artifact:
         """The artifact of stage `name`; `work(folder)` fills it, only if no finished one has the same fingerprint.
 
-        `work` returns what the manifest keeps as the result. `label` is the stage's name on disk where one kind of
-        stage stands twice (the student with and without the teacher). Operating system errors leave as `StorageError`.
+        `label` is the stage's name on disk where one kind of stage stands twice (the student with and without the
+        teacher). `damage(folder)` says what is broken in a finished artifact; if anything is, `work` is called again to
+        mend it. Operating system errors leave as `StorageError`.
         """
         mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), self.seed)
         folder = self.root / f"{label or name}-{mark}"
-        found = read_manifest(folder)
-        if found is not None:
-            console.say(f"{label or name}: reused {folder}")
-            return Artifact(folder=folder, manifest=found, reused=True)
-        part = folder.with_name(f"{folder.name}.part")
+        describe = partial(
+            Manifest, stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), seed=self.seed
+        )
         try:
-            part.mkdir(parents=True, exist_ok=True)
-            with _lock(part):
-                resumed = any(path.name not in ("lock", "recipe.yaml") for path in part.iterdir())
-                console.say(f"{label or name}: {'going on in' if resumed else 'making'} {folder}")
-                write_text(part / "recipe.yaml", self.recipe_yaml)
-                started = time.monotonic()
-                result = dict(work(part))
-                manifest = Manifest(
-                    stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), result=result,
-                    seed=self.seed, wall_s=round(time.monotonic() - started, 3),
-                )  # fmt: skip
-                manifest.write(part)
-            (part / "lock").unlink(missing_ok=True)
-            part.rename(folder)
-        except InstilError:
-            raise
+            found = _finished(folder, damage)
+            if found is not None:
+                console.say(f"{label or name}: reused {folder}")
+                return Artifact(folder=folder, manifest=found, reused=True)
+            manifest = self._make(label or name, folder, work, describe)
         except OSError as error:
-            raise storage_error(error, part) from error
+            raise storage_error(error, folder) from error
         console.say(f"{label or name}: done in {units.seconds(manifest.wall_s)}")
         return Artifact(folder=folder, manifest=manifest, reused=False)
 
+    def _make(self, label: str, folder: Path, work: Work, describe: Callable[..., Manifest]) -> Manifest:
+        part = _part_of(folder)
+        with _lock(part):
+            if found := read_manifest(folder):
+                shutil.rmtree(part, ignore_errors=True)
+                return found  # Another process was faster.
+            sweep(part)
+            resumed = any(path.name not in (LOCK_NAME, RECIPE_NAME) for path in part.iterdir())
+            console.say(f"{label}: {'going on in' if resumed else 'making'} {folder}")
+            write_text(part / RECIPE_NAME, self.recipe_yaml)
+            started = time.monotonic()
+            result = dict(work(part))
+            manifest = describe(result=result, wall_s=round(time.monotonic() - started, 3))
+            manifest.write(part)
+            part.rename(folder)
+            (folder / LOCK_NAME).unlink(missing_ok=True)
+        return manifest
+
+
+def _part_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.part")
+
+
+def _finished(folder: Path, damage: Callable[[Path], str]) -> Manifest | None:
+    """The manifest of a finished artifact; None where there is work to do, and then `folder` is out of the way."""
+    part = _part_of(folder)
+    if (part / MANIFEST_NAME).is_file() and not folder.exists():
+        with _lock(part):
+            part.rename(folder)  # Killed between its last two steps.
+    if not folder.is_dir():
+        return None
+    found = read_manifest(folder)
+    broken = damage(folder) if found else f"{MANIFEST_NAME} is gone"
+    if not broken:
+        return found
+    console.say(f"{folder}: {broken}; mending it")
+    if part.exists():
+        shutil.rmtree(folder)
+    else:
+        folder.rename(part)
+        (part / MANIFEST_NAME).unlink(missing_ok=True)
+    return None
+
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(part: Path) -> Iterator[None]:
     """Only one process at a time; the lock goes with its process, however that ends."""
-    with (folder / "lock").open("w") as file:
+    part.mkdir(parents=True, exist_ok=True)
+    with (part / LOCK_NAME).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"{folder}: another process is at work here; wait for it, or stop it and run the same command again"
+                f"{part}: another process is at work here; wait for it, or stop it and run the same command again"
             ) from None
         yield

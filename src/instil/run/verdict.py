@@ -28,6 +28,7 @@ class Figure:
 
 def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
     """`value` with a true minus sign; `signed` puts a plus before what is above 0."""
+    value = round(value, digits) + 0.0  # no minus before a zero
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return text.replace("-", "−")
 
@@ -49,16 +50,17 @@ def ratio_tone(interval: Interval) -> Tone:
 
 
 def difference_tone(one: SystemResult) -> Tone:
-    """Whether the system is above the one it is held against by more than chance, by the paired test."""
-    if one.difference is None or one.p_value is None or one.p_value >= CHANCE:
+    """Whether the system is above the one it is held against by more than chance: paired test and interval agree."""
+    gap = one.difference
+    if gap is None or one.p_value is None or one.p_value >= CHANCE or gap.low <= 0 <= gap.high:
         return "within chance"
-    return "gained" if one.difference.value > 0 else "lost"
+    return "gained" if gap.value > 0 else "lost"
 
 
 def headline(comparison: Comparison) -> list[str]:
     """The result in one sentence, then what qualifies it, a sentence each."""
     if comparison.student is None:
-        return [f"{len(comparison.systems)} systems on the same {comparison.n:,} test items; none is named the student."]
+        return [f"{len(comparison.systems)} systems on {comparison.n:,} test items; none is named the student."]
     student = comparison[comparison.student]
     sentences = (
         _kept(comparison, student),
@@ -105,20 +107,31 @@ def _size(student: SystemResult, teacher: SystemResult) -> str:
 def _against(comparison: Comparison, student: SystemResult) -> str:
     if comparison.against is None or student.difference is None or student.p_value is None:
         return ""
-    other, gap = spoken(comparison.against), student.difference
-    evidence = f"{number(abs(gap.value))} points of ROUGE-L (difference {span(gap, signed=True)}, {p_words(student.p_value)})"
+    other, gap = f"“{spoken(comparison.against)}”", student.difference
+    sure = f"difference {span(gap, signed=True)}, {p_words(student.p_value)}"
+    evidence = f"{number(abs(gap.value))} points of ROUGE-L ({sure})"
+    paid, harmed, unknown = _WHETHER_THE_TEACHER_PAID if "without" in comparison.against else ("", "", "")
     tone = difference_tone(student)
     if tone == "gained":
-        return f"It is better than {other} by {evidence}: the teacher paid."
+        return f"It is better than {other} by {evidence}{paid}."
     if tone == "lost":
-        return f"It is worse than {other} by {evidence}: here the teacher did harm."
+        return f"It is worse than {other} by {evidence}{harmed}."
     side = "above" if gap.value >= 0 else "below"
-    return f"It is {side} {other} by {evidence}, which is within chance: this run does not show that the teacher helped."
+    return f"It is {side} {other} by {evidence}, within chance{unknown}."
+
+
+_WHETHER_THE_TEACHER_PAID = (
+    ": the teacher paid",
+    ": here the teacher did harm",
+    ": this run does not show that the teacher helped",
+)
+"""What follows where the other system is the same student without its teacher; elsewhere nothing does."""
 
 
 def best_baseline(comparison: Comparison) -> SystemResult | None:
     """The best of the systems without parameters, if there are any."""
-    return max((one for one in comparison.systems if not one.parameters), key=lambda one: one.rougeL.value, default=None)
+    baselines = [one for one in comparison.systems if not one.parameters]
+    return max(baselines, key=lambda one: one.rougeL.value, default=None)
 
 
 def _above_baselines(comparison: Comparison, student: SystemResult) -> str:
@@ -127,10 +140,12 @@ def _above_baselines(comparison: Comparison, student: SystemResult) -> str:
         return ""
     quality = f"ROUGE-L {number(best.rougeL.value)} ({span(best.rougeL)})"
     if student.rougeL.value <= best.rougeL.value:
-        return f"It is not above {spoken(best.name)}, which needs no model at all: {quality}."
+        return f"It is not above “{spoken(best.name)}”, which needs no model at all: {quality}."
     if student.rougeL.low <= best.rougeL.high:
-        return f"It is above {spoken(best.name)}, the best baseline without a model, but intervals overlap: {quality}."
-    return f"The best baseline without a model, {spoken(best.name)}, has {quality}."
+        return (
+            f"It is above “{spoken(best.name)}”, the best baseline without a model, but intervals overlap: {quality}."
+        )
+    return f"The best baseline without a model, “{spoken(best.name)}”, has {quality}."
 
 
 def key_figures(comparison: Comparison) -> list[Figure]:
@@ -170,5 +185,5 @@ def _gap(comparison: Comparison, student: SystemResult) -> Figure | None:
     if comparison.against is None or (gap := student.difference) is None or student.p_value is None:
         return None
     evidence = f"{span(gap, signed=True)}, {p_words(student.p_value)}"
-    label = f"ROUGE-L points over {spoken(comparison.against)}"
+    label = f"ROUGE-L points over “{spoken(comparison.against)}”"
     return Figure(number(gap.value, signed=True), label, evidence, difference_tone(student))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from instil.core.config import Config
 
@@ -19,3 +19,9 @@ class Adaptation(Config):
     rank: PositiveInt = 8
     alpha: PositiveFloat | None = Field(default=None, description="LoRA scale numerator; 2 x rank when not given")
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "last" and self.layers is None:
+            raise ValueError("kind: last trains the last layers; say how many with layers")
+        return self

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
+from instil.core.errors import storage_error
 from instil.core.publish import publish_folder, sweep
 from instil.train.state import TrainState
 
@@ -17,12 +20,12 @@ def save(accelerator: Accelerator, folder: Path, state: TrainState) -> None:
     """Write `folder / "checkpoint"`; the previous one stays until the new one is whole."""
     if accelerator.num_processes == 1:
         with publish_folder(folder / CHECKPOINT_NAME) as target:
-            accelerator.save_state(str(target))
+            _save_state(accelerator, target)
             state.write(target / _STATE_NAME)
         return
     # Every process writes its part, so the rename must wait for all of them.
     aside = folder / f".aside-{CHECKPOINT_NAME}-all"
-    accelerator.save_state(str(aside))
+    _save_state(accelerator, aside)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         state.write(aside / _STATE_NAME)
@@ -30,6 +33,21 @@ def save(accelerator: Accelerator, folder: Path, state: TrainState) -> None:
             target.rmdir()
             aside.rename(target)
     accelerator.wait_for_everyone()
+
+
+def _save_state(accelerator: Accelerator, target: Path) -> None:
+    try:
+        accelerator.save_state(str(target))
+    except (SafetensorError, RuntimeError) as error:
+        # safetensors and torch have their own errors for a disk that refuses.
+        if isinstance(error, SafetensorError) or "writ" in str(error):
+            raise storage_error(error, target.parent / CHECKPOINT_NAME) from error
+        raise
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoint of `folder`, whose training has ended."""
+    shutil.rmtree(folder / CHECKPOINT_NAME, ignore_errors=True)
 
 
 def restore(accelerator: Accelerator, folder: Path, state: TrainState) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -50,3 +50,7 @@ class LoopConfig(Config):
     checkpoint_steps: PositiveInt | None = Field(default=None, description="instead of checkpoint_minutes")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     validate_steps: PositiveInt | None = Field(default=None, description="steps between validation losses")
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the result depends on: all but where and how often it is written down."""
+        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoint_steps", "trackers"})

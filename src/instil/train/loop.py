@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from instil.core.errors import ModelError
-from instil.data.batches import Position, endless_batches, epoch_batches
+from instil.data.batches import Position, endless_batches
 from instil.objectives.fused import LossSums
 from instil.train import checkpoint
 from instil.train.allocator import keep_freed_memory
@@ -69,7 +69,6 @@ class _Running:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     state: TrainState
-    batches_an_epoch: int
 
 
 def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterator[StepReport]:
@@ -82,7 +81,7 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     accelerator, state = run.accelerator, run.state
     batches = _own_batches(task.lengths, config, seed, state.position, accelerator)
     saved_at = time.monotonic()
-    while state.progress(config.budget, run.batches_an_epoch) < 1:
+    while state.progress(config.budget) < 1:
         started = time.monotonic()
         group = list(islice(batches, config.accumulation))
         report = _step(run, config, [task.batch(indices) for _, indices in group], group[-1][0], started)
@@ -112,8 +111,7 @@ def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Runnin
     module, optimizer = accelerator.prepare(task.module, optimizer)
     state = TrainState()
     checkpoint.restore(accelerator, folder, state)
-    per_epoch = epoch_batches(task.lengths, tokens=config.batch_tokens, seed=seed, epoch=0, most=config.batch_size)
-    return _Running(accelerator, module, optimizer, state, len(per_epoch))
+    return _Running(accelerator, module, optimizer, state)
 
 
 def _precision(config: LoopConfig) -> str:
@@ -148,9 +146,7 @@ def _step(
     run: _Running, config: LoopConfig, batches: list[MicroBatch], position: Position, started: float
 ) -> StepReport:
     accelerator, state = run.accelerator, run.state
-    factor = rate_factor(
-        state.progress(config.budget, run.batches_an_epoch), warmup=config.warmup, decay=config.decay
-    )
+    factor = rate_factor(state.progress(config.budget), warmup=config.warmup, decay=config.decay)
     for group in run.optimizer.param_groups:
         group["lr"] = config.learning_rate * factor
     own = torch.tensor([sum(b.rows for b in batches), sum(b.tokens for b in batches)], dtype=torch.float64)
@@ -164,24 +160,32 @@ def _step(
             accelerator.backward(loss.total * (accelerator.num_processes / rows))
         sums += torch.tensor([float(loss.total.detach()), loss.soft, loss.hard], dtype=torch.float64)
     norm = accelerator.clip_grad_norm_(run.module.parameters(), config.max_grad_norm)
+    total, soft, hard = (float(value) / rows for value in _over_processes(accelerator, sums))
+    _require_finite(total, float(norm), state.step + 1, config, accelerator)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    total, soft, hard = (float(value) / rows for value in _over_processes(accelerator, sums))
     state.step += 1
-    state.epoch, state.batch = position.epoch, position.batch
+    state.position = position
     state.rows += rows
     state.tokens += tokens
     state.elapsed_s = _longest(accelerator, state.elapsed_s + time.monotonic() - started)
-    if not math.isfinite(total):
-        raise ModelError(
-            f"the loss is {total} at step {state.step}; lower learning_rate (now {config.learning_rate:g})"
-            f" or set precision: fp32 (now {config.precision})"
-        )
     return StepReport(
-        step=state.step, progress=state.progress(config.budget, run.batches_an_epoch), loss=total, soft=soft,
+        step=state.step, progress=state.progress(config.budget), loss=total, soft=soft,
         hard=hard, rows=state.rows, tokens=state.tokens, learning_rate=config.learning_rate * factor,
         grad_norm=float(norm), elapsed_s=state.elapsed_s,
     )  # fmt: skip
+
+
+def _require_finite(loss: float, norm: float, step: int, config: LoopConfig, accelerator: Accelerator) -> None:
+    """Before the optimizer's step, so that no checkpoint can hold weights that are no numbers."""
+    # With fp16 a gradient overflows now and then; accelerate skips that step and lowers the loss scale.
+    if math.isfinite(loss) and (math.isfinite(norm) or accelerator.mixed_precision == "fp16"):
+        return
+    what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+    raise ModelError(
+        f"{what} at step {step}; lower learning_rate (now {config.learning_rate:g})"
+        f" or set precision: fp32 (now {config.precision})"
+    )
 
 
 def _over_processes(accelerator: Accelerator, own: Tensor) -> list[float]:
@@ -198,8 +202,6 @@ def _longest(accelerator: Accelerator, seconds: float) -> float:
 
 
 def _with_validation(report: StepReport, run: _Running, task: Task) -> StepReport:
-    from dataclasses import replace
-
     total, count = 0.0, 0
     run.module.eval()
     with torch.inference_mode():

@@ -18,6 +18,7 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    of: int = 0
     rows: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0
@@ -25,10 +26,14 @@ class TrainState:
     @property
     def position(self) -> Position:
         """The next batch to read."""
-        return Position(self.epoch, self.batch)
+        return Position(self.epoch, self.batch, self.of)
 
-    def progress(self, budget: Budget, batches_an_epoch: int) -> float:
-        """Share of `budget` that is spent, in [0, 1]. `batches_an_epoch` counts micro-batches over all processes."""
+    @position.setter
+    def position(self, place: Position) -> None:
+        self.epoch, self.batch, self.of = place.epoch, place.batch, place.of
+
+    def progress(self, budget: Budget) -> float:
+        """Share of `budget` that is spent, in [0, 1]."""
         if budget.steps:
             share = self.step / budget.steps
         elif budget.tokens:
@@ -36,7 +41,7 @@ class TrainState:
         elif budget.minutes:
             share = self.elapsed_s / (60 * budget.minutes)
         else:
-            share = (self.epoch + self.batch / max(batches_an_epoch, 1)) / (budget.epochs or 1)
+            share = (self.epoch + self.batch / max(self.of, 1)) / (budget.epochs or 1)
         return min(1.0, share)
 
     def write(self, path: Path) -> None:

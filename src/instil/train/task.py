@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
@@ -17,8 +17,8 @@ from instil.models.family import Batch, Family
 from instil.models.head import Head
 from instil.objectives.fused import LossSums, Mix, Projection, SparseLabels, row_loss
 
-LabelReader = Callable[[Sequence[Encoded]], SparseLabels]
-"""Gives the labels of the rows of these examples, in batch order then time order."""
+LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
+"""Gives head ids and probabilities `(N, K)` of the rows of these examples, in batch order then time order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,10 @@ class TextTask:
     def batch(self, indices: Sequence[int]) -> TextBatch:
         """The micro-batch of these examples, labelled."""
         chosen = [self.examples[index] for index in indices]
-        return self._collate(chosen, self.labels(chosen) if self.labels else None)
+        if self.labels is None:
+            return self._collate(chosen, None)
+        ids_NK, probs_NK = self.labels(chosen)
+        return self._collate(chosen, SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK))
 
     def validation(self) -> Iterator[TextBatch]:
         """Unlabelled micro-batches of the held-out examples."""

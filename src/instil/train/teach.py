@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -11,8 +12,9 @@ from instil.models.layers import stack_of
 from instil.train.adaptation import Adaptation
 
 
-def adapt(model: nn.Module, how: Adaptation) -> nn.Module:
-    """`model` with the weights that `how` names trainable and all others frozen; for LoRA, wrapped by peft."""
+def adapt(model: nn.Module, how: Adaptation, *, seed: int) -> nn.Module:
+    """`model` with the weights that `how` names trainable and all others frozen; for LoRA, wrapped by peft, its random
+    weights drawn from `seed`."""
     if how.kind == "full":
         return model
     stack = stack_of(model).layers
@@ -21,6 +23,7 @@ def adapt(model: nn.Module, how: Adaptation) -> nn.Module:
     if layers is None or layers > count:
         raise ConfigError(f"adapt.layers is {how.layers} but the model has {count} layers; give 1 to {count}")
     if how.kind == "lora":
+        torch.manual_seed(seed)
         return _with_lora(model, how, count, layers)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -49,3 +52,8 @@ def _with_lora(model: nn.Module, how: Adaptation, count: int, layers: int) -> Pe
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",  # type: ignore[union-attr]
     )
     return get_peft_model(model, config)  # type: ignore[arg-type,return-value]
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """`model` as a plain transformers model: a LoRA adapter is added into the weights it adapts."""
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model  # type: ignore[operator,no-any-return]

@@ -24,6 +24,8 @@ from instil.models.head import unwrap
 from instil.models.layers import Side, stack_of
 from instil.models.probe import evaluating
 
+_PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthReport:
@@ -73,7 +75,7 @@ def block_influence(
         def hook(layer: nn.Module, _args: Any, output: Any) -> None:
             out_TD = (output[0] if isinstance(output, tuple) else output).flatten(0, -2).float()
             in_TD = inputs.pop(id(layer)).flatten(0, -2).float()
-            sums[number] += (1 - torch.cosine_similarity(in_TD, out_TD, dim=-1)).sum().double()
+            sums[number] += (1 - torch.cosine_similarity(in_TD, out_TD, dim=-1)).sum().double().cpu()
 
         return hook
 
@@ -100,9 +102,7 @@ def keep_layers(model: nn.Module, kept: Sequence[int], *, side: Side = "decoder"
     if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < len(stack.layers):
         raise ModelError(f"layers {list(kept)} are not rising numbers from 0 to {len(stack.layers) - 1}")
     student = type(inner)(_shorter(inner.config, stack.config_key, kept, side)).to(inner.dtype)
-    weights = {
-        new: tensor for name, tensor in inner.state_dict().items() if (new := _renamed(name, stack.path, kept))
-    }
+    weights = {new: tensor for name, tensor in inner.state_dict().items() if (new := _renamed(name, stack.path, kept))}
     student.load_state_dict(weights, strict=True)
     student.generation_config = copy.deepcopy(inner.generation_config)
     return student.eval()
@@ -111,10 +111,11 @@ def keep_layers(model: nn.Module, kept: Sequence[int], *, side: Side = "decoder"
 def _shorter(config: Any, key: str, kept: Sequence[int], side: Side) -> Any:
     shorter = copy.deepcopy(config)
     setattr(shorter, key, len(kept))
-    # The kind of attention of each layer (sliding or full) travels with the layer.
-    types = getattr(config, "layer_types", None)
-    if types and not (config.is_encoder_decoder and side == "encoder"):
-        shorter.layer_types = [types[index] for index in kept]
+    # What the config says of each layer (sliding or full attention, positions or none) travels with the layer.
+    for name in _PER_LAYER:
+        values = getattr(config, name, None)
+        if values and not (config.is_encoder_decoder and side == "encoder"):
+            setattr(shorter, name, [values[index] for index in kept])
     return shorter
 
 
@@ -124,7 +125,8 @@ def _renamed(name: str, path: str, kept: Sequence[int]) -> str | None:
     if match is None:
         return name
     number, rest = int(match[1]), match[2]
-    # T5 keeps the position bias of a whole stack in its first layer.
-    if rest.endswith("relative_attention_bias.weight"):
+    # T5 keeps the position bias of a whole stack in its first layer. (UMT5 has one in each; the kept layer's own comes
+    # later and replaces this.)
+    if number == 0 and rest.endswith("relative_attention_bias.weight"):
         return name
     return f"{path}.{kept.index(number)}.{rest}" if number in kept else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from instil.core import console, publish
+from instil.core.errors import StorageError
 from instil.core.fingerprint import hash_file
 from instil.data.load import load_splits
 from instil.data.records import SPLIT_NAMES, Record, Splits, data_fingerprint, write_jsonl
@@ -46,7 +47,10 @@ def run_data(shop: Workshop, recipe: Recipe, base: Path) -> Data:
         return {"fingerprint": data_fingerprint(splits), "records": {name: len(splits[name]) for name in SPLIT_NAMES}}
 
     artifact = shop.stage("data", work, inputs=_content(recipe, base), config=recipe.data.model_dump(mode="json"))
-    return Data(artifact, {name: _read(artifact.folder / f"{name}.jsonl") for name in SPLIT_NAMES})
+    data = Data(artifact, {name: _read(artifact.folder / f"{name}.jsonl") for name in SPLIT_NAMES})
+    if data_fingerprint(data.splits) != data.fingerprint:
+        raise _damaged(artifact.folder, "its records are not those that were written")
+    return data
 
 
 def _content(recipe: Recipe, base: Path) -> dict[str, str]:
@@ -56,6 +60,12 @@ def _content(recipe: Recipe, base: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> list[Record]:
-    with path.open(encoding="utf8") as file:
-        rows = [json.loads(line) for line in file]
-    return [Record(row["id"], row["source"], tuple(row.get("targets") or [row["target"]])) for row in rows]
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf8").split("\n") if line]
+        return [Record(row["id"], row["source"], tuple(row.get("targets") or [row["target"]])) for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+        raise _damaged(path.parent, f"{path.name} is not readable") from error
+
+
+def _damaged(folder: Path, what: str) -> StorageError:
+    return StorageError(f"{folder}: damaged, {what}; delete the folder and run the same command again")

@@ -9,15 +9,17 @@ from typing import Any
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.models.family import family_of
-from instil.models.loading import load_model, save_model
 from instil.objectives.fused import Mix
 from instil.run.recipe import DistilConfig, Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
-from instil.run.stages.teach import MODEL_NAME, encode
+from instil.run.stages.made_models import keep_model, load_made
+from instil.run.stages.teach import encode
+from instil.train.checkpoint import discard
 from instil.train.session import run_training
 from instil.train.task import RowLoss, TextTask
+from instil.train.teach import adapt, merged
 
 WITH_TEACHER = "distil"
 WITHOUT_TEACHER = "distil-without-teacher"
@@ -29,37 +31,45 @@ def run_distil(shop: Workshop, recipe: Recipe, data: Data, student: Artifact, la
     if section is None:
         raise ConfigError("the recipe has no distil section; add one, for example distil: {loop: {budget: {minutes: 5}}}")
     config: dict[str, Any] = {
-        "distil": section.model_dump(mode="json", exclude={"without_teacher"}),
+        "distil": _decisive(section, with_labels=labels is not None),
         "prompt": recipe.prompt.model_dump(mode="json"),
         "limits": recipe.limits.model_dump(mode="json"),
     }
     inputs = {"student": student.fingerprint, "data": data.fingerprint}
     if labels is not None:
         inputs["labels"] = labels.fingerprint
-    return shop.stage(
+    artifact = shop.stage(
         "distil",
         lambda folder: _distil(recipe, section, data, student, labels, folder),
         inputs=inputs,
         config=config,
         label=WITH_TEACHER if labels else WITHOUT_TEACHER,
     )
+    discard(artifact.folder)
+    return artifact
+
+
+def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
+    """The settings that the result depends on: without labels, no soft loss's."""
+    names = {"alpha", "temperature", "smoothing", "adapt"} if with_labels else {"smoothing", "adapt"}
+    return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
 def _distil(
     recipe: Recipe, section: DistilConfig, data: Data, student: Artifact, labels: Labels | None, folder: Path
 ) -> Mapping[str, Any]:
-    loaded = load_model(str(student.folder / MODEL_NAME))
+    loaded = load_made(student)
     records = labels.records if labels else data.splits["train"]
     examples = encode(recipe, loaded, records, "train")
     held_out = encode(recipe, loaded, data.splits["validation"], "validation")
     alpha = section.alpha if labels else 0.0
     mix = Mix(soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing)
+    model = adapt(loaded.model, section.adapt, seed=recipe.seed)
     task = TextTask(
-        RowLoss(loaded.model, family_of(loaded.model), mix), examples, held_out,
+        RowLoss(model, family_of(model), mix), examples, held_out,
         labels.store.read if labels else None, section.loop.batch_tokens,
     )  # fmt: skip
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
-    save_model(loaded.model, loaded.tokenizer, folder / MODEL_NAME)
-    return result
+    return result | keep_model(merged(model), loaded.tokenizer, folder)

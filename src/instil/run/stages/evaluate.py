@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from instil.core import console, publish
+from instil.core.errors import StorageError
 from instil.core.protocol import Generator
 from instil.evaluate.baselines import baselines_of
 from instil.evaluate.compare import evaluate_systems, total_steps
 from instil.evaluate.results import Comparison
 from instil.models.generation import TransformersGenerator
-from instil.models.loading import LoadedModel, load_model
+from instil.models.loading import LoadedModel
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
-from instil.run.stages.teach import MODEL_NAME, Teacher
+from instil.run.stages.made_models import load_made
+from instil.run.stages.teach import Teacher
 
 TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
 COMPARISON_NAME = "comparison.json"
@@ -33,13 +35,21 @@ def run_evaluate(
         "evaluate",
         lambda folder: _evaluate(recipe, data, teacher, students, folder),
         inputs=inputs,
-        config=recipe.evaluate.model_dump(mode="json"),
+        config={
+            "evaluate": recipe.evaluate.model_dump(mode="json"),
+            "prompt": recipe.prompt.model_dump(mode="json"),
+            "limits": recipe.limits.model_dump(mode="json"),
+        },
     )
 
 
 def read_comparison(artifact: Artifact) -> Comparison:
     """What the stage found."""
-    return Comparison.model_validate_json((artifact.folder / COMPARISON_NAME).read_text(encoding="utf8"))
+    path = artifact.folder / COMPARISON_NAME
+    try:
+        return Comparison.model_validate_json(path.read_text(encoding="utf8"))
+    except (ValueError, FileNotFoundError) as error:
+        raise StorageError(f"{path}: damaged; delete {artifact.folder} and run the same command again") from error
 
 
 def _evaluate(
@@ -49,7 +59,7 @@ def _evaluate(
     records = data.splits[section.split][: section.items]
     systems: dict[str, Generator] = {TEACHER: _generator(recipe, teacher.loaded, TEACHER)}
     for name, artifact in students.items():
-        systems[name] = _generator(recipe, load_model(str(artifact.folder / MODEL_NAME)), name)
+        systems[name] = _generator(recipe, load_made(artifact), name)
     systems |= baselines_of(data.splits["train"])
     with console.progress("evaluate", total_steps(len(systems), len(records), section.latency_items), "") as advance:
         comparison = evaluate_systems(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from instil.core import console
 from instil.core.errors import ConfigError
 from instil.models.family import Family, family_of
 from instil.models.layers import Side, stack_of
-from instil.models.loading import LoadedModel, load_model, locate, save_model
+from instil.models.loading import LoadedModel, load_model, locate
 from instil.models.students import depth
+from instil.models.students.refit import Mended, mend_cuts
 from instil.run.recipe import Recipe, StudentConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
-from instil.run.stages.teach import MODEL_NAME, Teacher, encode
+from instil.run.stages.made_models import keep_model
+from instil.run.stages.teach import Teacher, encode
 
 
 def run_student(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Artifact:
@@ -41,17 +43,33 @@ def _build(
 ) -> Mapping[str, Any]:
     if section.model is not None:
         loaded = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
-        save_model(loaded.model, loaded.tokenizer, folder / MODEL_NAME)
-        return {"parameters": loaded.model.num_parameters()}
+        return {"parameters": loaded.model.num_parameters(), **keep_model(loaded.model, loaded.tokenizer, folder)}
     loaded = teacher.loaded
     model, reports = loaded.model, {}
     for side, keep in _wanted(section, loaded).items():
         report = _choose(recipe, section, data, loaded, side, keep)
         console.say(f"  keeps {side} layers {', '.join(map(str, report.kept))} of {report.layers}")
-        model = depth.keep_layers(model, report.kept, side=side)
+        shorter = depth.keep_layers(model, report.kept, side=side)
         reports[side] = asdict(report)
-    save_model(model, loaded.tokenizer, folder / MODEL_NAME)
-    return {"parameters": model.num_parameters(), "depth": reports}
+        if section.mend:
+            mended = _mend(recipe, section, data, loaded, shorter, model, report.kept, side)
+            reports[side]["mended"] = [asdict(cut) for cut in mended]
+        model = shorter
+    return {"parameters": model.num_parameters(), "depth": reports, **keep_model(model, loaded.tokenizer, folder)}
+
+
+def _mend(
+    recipe: Recipe, section: StudentConfig, data: Data, loaded: LoadedModel, student: Any, whole: Any,
+    kept: Sequence[int], side: Side,
+) -> Sequence[Mended]:  # fmt: skip
+    examples = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
+    mended = mend_cuts(student, whole, kept, family_of(whole), examples, side=side)
+    for cut in mended:
+        console.say(
+            f"  mended the cut behind layer {cut.after_layer}: squared error"
+            f" {cut.error_before:.1%} -> {cut.error_after:.1%} of the hidden state"
+        )
+    return mended
 
 
 def _wanted(section: StudentConfig, loaded: LoadedModel) -> dict[Side, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ from instil.core.fingerprint import fingerprint
 from instil.data.tokens import Encoded, Limits, encode_records
 from instil.models.adapters import hash_adapter, load_adapter
 from instil.models.family import family_of
-from instil.models.loading import LoadedModel, load_model, locate, save_model
+from instil.models.loading import LoadedModel, load_model, locate
 from instil.objectives.fused import Mix
 from instil.run.recipe import Recipe, TeachConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
+from instil.run.stages.made_models import keep_adapter, keep_model, load_made
+from instil.train.checkpoint import discard
 from instil.train.session import run_training
 from instil.train.task import RowLoss, TextTask
 from instil.train.teach import adapt
 
 BUILTIN = "builtin:"
-ADAPTER_NAME = "adapter"
-MODEL_NAME = "model"
 
 
 @dataclass
@@ -84,7 +84,7 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
     if teach is None:
         return base
     config = {
-        "teach": teach.model_dump(mode="json"),
+        "teach": {"adapt": teach.adapt.model_dump(mode="json"), "loop": teach.loop.decisive()},
         "prompt": recipe.prompt.model_dump(mode="json"),
         "limits": recipe.limits.model_dump(mode="json"),
     }
@@ -94,27 +94,21 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
         inputs={"teacher": base.fingerprint, "data": data.fingerprint},
         config=config,
     )
-    return Teacher(artifact.fingerprint, lambda: _load_taught(base, artifact.folder), artifact)
+    discard(artifact.folder)
+    lora = teach.adapt.kind == "lora"
+    return Teacher(artifact.fingerprint, lambda: load_made(artifact, base.load() if lora else None), artifact)
 
 
 def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder: Path) -> Mapping[str, Any]:
     loaded = base.load()
     examples = encode(recipe, loaded, data.splits["train"], "train")
     held_out = encode(recipe, loaded, data.splits["validation"], "validation")
-    model = adapt(loaded.model, teach.adapt)
+    model = adapt(loaded.model, teach.adapt, seed=recipe.seed)
     task = TextTask(
         RowLoss(model, family_of(model), Mix(hard=1.0)), examples, held_out, batch_tokens=teach.loop.batch_tokens
     )
     with console.progress("teach", 100, "%") as advance:
         result = run_training(task, teach.loop, folder=folder, seed=recipe.seed, advance=advance)
     if teach.adapt.kind == "lora":
-        model.half().save_pretrained(folder / ADAPTER_NAME)
-    else:
-        save_model(model, loaded.tokenizer, folder / MODEL_NAME)
-    return result
-
-
-def _load_taught(base: Teacher, folder: Path) -> LoadedModel:
-    if (folder / ADAPTER_NAME).is_dir():
-        return load_adapter(base.load(), folder / ADAPTER_NAME)
-    return replace(load_model(str(folder / MODEL_NAME)), ref=str(folder / MODEL_NAME))
+        return result | keep_adapter(model.half(), folder)
+    return result | keep_model(model, loaded.tokenizer, folder)

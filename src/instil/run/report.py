@@ -1,0 +1,175 @@
+"""The report of a run: one HTML file that needs nothing else, and the same table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instil.core import publish, units
+from instil.run import charts, report_parts
+from instil.run.markup import Child, Markup, element
+from instil.run.report_parts import milliseconds
+from instil.run.roles import reading_order, role_of, spoken
+from instil.run.verdict import headline, key_figures, number
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from instil.evaluate.results import Comparison, SystemResult
+
+REPORT_NAME = "report.html"
+# No script runs and nothing is fetched, whatever the data or a model may have written.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    comparison: Comparison,
+    curves: charts.Curves,
+    facts: Sequence[tuple[str, str]],
+    next_command: str,
+) -> Path:
+    """Write `folder/report.html` in one step and return its path.
+
+    `curves`: by run, usually named like a system, its history: a mapping a step with `elapsed_s`, `hard` (nats a
+    token) and perhaps `validation_loss`. `facts`: names and values on how it was made; what `comparison` knows is
+    added. `next_command`: what to type next. All text is escaped. Raises `StorageError` when the disk refuses.
+    """
+    body = element(
+        "main",
+        _opening(title, comparison),
+        _table_section(comparison),
+        _charts_section(comparison, curves),
+        _samples_section(comparison),
+        _facts_section(comparison, facts),
+        _next_section(next_command),
+    )
+    path = folder / REPORT_NAME
+    publish.write_text(path, _page(title, body))
+    return path
+
+
+def _page(title: str, body: Markup) -> str:
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        element("style", Markup(resources.files("instil.run").joinpath("report.css").read_text("utf8"))),
+    )
+    return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
+
+
+def _opening(title: str, comparison: Comparison) -> Markup:
+    first, *others = headline(comparison)
+    shown = key_figures(comparison)
+    note = f"{comparison.n:,} test items. Ranges are 95% intervals; “within chance” means that they cannot tell."
+    return element(
+        "header",
+        element("p", title, class_="title"),
+        element("h1", first),
+        [element("p", sentence, class_="lead") for sentence in others],
+        report_parts.figures(shown) if shown else None,
+        element("p", note, class_="note"),
+    )
+
+
+def _section(heading: str, *children: Child) -> Markup:
+    return element("section", element("h2", heading), *children)
+
+
+def _table_section(comparison: Comparison) -> Markup:
+    note = f"n = {comparison.n:,}. p50 is the median time for one text. Beneath a number stands its 95% interval."
+    return _section(
+        "What was gained and lost",
+        report_parts.main_table(comparison),
+        element("p", note, element("br"), f"ROUGE: {comparison.signature}", class_="note"),
+        report_parts.more_numbers(comparison),
+    )
+
+
+def _charts_section(comparison: Comparison, curves: charts.Curves) -> Markup | None:
+    taught = [name for name in curves if role_of(comparison, name) == "teacher"]
+    students = [name for name in curves if name not in taught]
+    figures = (
+        _figure("How they learned", _LEARNED, charts.learning_curves(comparison, curves, students, key="learned")),
+        _figure("Latency against quality", _TRADED, charts.latency_against_quality(comparison, key="traded")),
+        _figure("The spread behind the mean", _SPREAD, charts.score_spread(comparison, key="spread")),
+        _figure("How the teacher learned", _LEARNED, charts.learning_curves(comparison, curves, taught, key="taught")),
+    )
+    shown = [figure for figure in figures if figure]
+    return _section("In pictures", element("div", shown, class_="charts")) if shown else None
+
+
+_LEARNED = (
+    "Lines: training cross-entropy against the reference, averaged over neighbouring steps; behind them the single "
+    "steps. Marks: held-out examples. Lower is better; the steep beginning may leave the frame."
+)
+_TRADED = "Better is up and to the left. Bars: 95% intervals. Dashed levels: baselines without a model."
+_SPREAD = "How many items got which ROUGE-L. The same mean can hide a few disasters or many small losses."
+
+
+def _figure(title: str, caption: str, chart: Markup | None) -> Markup | None:
+    if chart is None:
+        return None
+    return element("figure", element("h3", title), chart, element("figcaption", caption))
+
+
+def _samples_section(comparison: Comparison) -> Markup | None:
+    groups = report_parts.samples(comparison)
+    if groups is None:
+        return None
+    note = "The number beside a name is this output’s ROUGE-L. Underlined: words that the reference has too."
+    return _section("Side by side", element("p", note, class_="note"), groups)
+
+
+def _facts_section(comparison: Comparison, facts: Sequence[tuple[str, str]]) -> Markup:
+    told = {name.casefold() for name, _ in facts}
+    added = [(name, value) for name, value in report_parts.facts_of(comparison) if name.casefold() not in told]
+    return _section("How it was made", report_parts.facts([*facts, *added]))
+
+
+def _next_section(command: str) -> Markup:
+    return _section("Next", element("p", "Type this to go on:"), element("pre", element("code", command)))
+
+
+_TERMINAL_HEADS = (
+    "ROUGE\n-1", "ROUGE\n-2", "ROUGE-L\n(95%)", "kept of\nteacher", "p50\nms", "speed-\nup", "para-\nmeters", "MB",
+)  # fmt: skip
+
+
+def terminal_table(comparison: Comparison) -> Table:
+    """The comparison for a terminal of 80 columns, with n and the signature beneath."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    caption = Text(f"n = {comparison.n:,}; p50 at batch 1; ranges are 95% intervals\n{comparison.signature}")
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", show_edge=False, padding=0)
+    table.add_column("system", min_width=15, overflow="fold")
+    for head in _TERMINAL_HEADS:
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in reading_order(comparison):
+        style = "bold" if one.name == comparison.student else ""
+        table.add_row(Text(spoken(one.name)), *map(Text, _terminal_cells(one)), style=style)
+    return table
+
+
+def _terminal_cells(one: SystemResult) -> list[str]:
+    model = one.parameters > 0
+    return [
+        number(one.rouge1.value),
+        number(one.rouge2.value),
+        f"{number(one.rougeL.value)} ({one.rougeL.low:.1f}–{one.rougeL.high:.1f})",
+        f"{number(100 * one.retention.value)}%" if one.retention else "",
+        milliseconds(one.latency.p50.value) if one.latency else "",
+        f"{number(one.speedup.value, 2)}×" if one.speedup and model else "",
+        units.count(one.parameters) if model else "",
+        number(one.bytes / 1e6) if model else "",
+    ]

@@ -1,0 +1,210 @@
+"""The report's parts in HTML: key figures, tables, sample outputs, facts, the next command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from instil.core import units
+from instil.run.charts import mark, whisker
+from instil.run.markup import Markup, element, joined
+from instil.run.roles import reading_order, role_of, spoken
+from instil.run.verdict import Figure, number, p_words, span
+
+if TYPE_CHECKING:
+    from instil.evaluate.examples import Example
+    from instil.evaluate.results import Comparison, SystemResult
+    from instil.evaluate.significance import Interval
+
+_SOURCE_SHOWN = 320
+_NONE = "–"
+_MAIN_HEADS = (
+    "system", "ROUGE-1", "ROUGE-2", "ROUGE-L", "95% interval",
+    "kept of teacher", "p50, ms", "speed-up", "parameters", "MB",
+)  # fmt: skip
+GROUPS = {
+    "drawn": ("Drawn at random", "A fair look: nobody chose these."),
+    "worst": ("Worst", "Where the student’s ROUGE-L is lowest."),
+    "best": ("Best", "Where the student’s ROUGE-L is highest."),
+    "behind": ("Farthest behind the teacher", "Where the student loses the most against its teacher."),
+    "ahead": ("Farthest ahead of the teacher", "Where the student gains the most over its teacher."),
+}
+
+
+def figures(shown: Sequence[Figure]) -> Markup:
+    """Key figures in a row, each with its evidence and, in words, whether it is a gain."""
+    return element("ul", [_figure(one) for one in shown], class_="figures")
+
+
+def _figure(one: Figure) -> Markup:
+    return element(
+        "li",
+        element("span", one.tone, class_="tone"),
+        element("strong", one.value),
+        element("span", one.label, class_="label"),
+        element("small", one.evidence),
+        class_=one.tone.replace(" ", "-"),
+    )
+
+
+def main_table(comparison: Comparison) -> Markup:
+    """Quality and cost, a system a row; ROUGE-L with its interval in words and drawn."""
+    ends = [end for one in comparison.systems for end in (one.rougeL.low, one.rougeL.high)]
+    scale = (min(ends), max(ends)) if min(ends) < max(ends) else (min(ends) - 1, max(ends) + 1)
+    rows = [(one, _main_cells(comparison, one, scale)) for one in reading_order(comparison)]
+    return _table(comparison, "Quality and cost of each system", _MAIN_HEADS, rows)
+
+
+def _main_cells(comparison: Comparison, one: SystemResult, scale: tuple[float, float]) -> list[Markup]:
+    drawn = whisker(one.rougeL.low, one.rougeL.value, one.rougeL.high, scale=scale, role=role_of(comparison, one.name))
+    kept, speed, p50 = one.retention, one.speedup, one.latency.p50 if one.latency else None
+    return [
+        _cell(number(one.rouge1.value)),
+        _cell(number(one.rouge2.value)),
+        _cell(number(one.rougeL.value), span(one.rougeL)),
+        element("td", drawn, class_="drawn"),
+        _cell(f"{number(100 * kept.value)}%", f"{span(kept, times=100)}%") if kept else _cell(_NONE),
+        _cell(milliseconds(p50.value), f"{milliseconds(p50.low)} to {milliseconds(p50.high)}") if p50 else _cell(_NONE),
+        _speed_cell(one, speed),
+        _cell(units.count(one.parameters) if one.parameters else _NONE),
+        _cell(number(one.bytes / 1e6) if one.parameters else _NONE),
+    ]
+
+
+def _speed_cell(one: SystemResult, speed: Interval | None) -> Markup:
+    if speed is None or not one.parameters:
+        return _cell(_NONE)
+    return _cell(f"{number(speed.value, 2)}×", span(speed, digits=2))
+
+
+def milliseconds(value: float) -> str:
+    """Three figures at most, and no more than hundredths: "812", "8.12", "0.04"."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.2f}"
+
+
+def more_numbers(comparison: Comparison) -> Markup:
+    """What the main table leaves out, folded away."""
+    against = f"against {spoken(comparison.against)}" if comparison.against else "difference"
+    costs = ("p95, ms", "items a second", "peak memory", "words an output", "empty outputs")
+    heads = ("system", "ROUGE-1", "ROUGE-2", against, *costs)
+    rows = [(one, _more_cells(one)) for one in reading_order(comparison)]
+    table = _table(comparison, "Further numbers of each system", heads, rows)
+    return element("details", element("summary", "More numbers"), table, class_="more")
+
+
+def _more_cells(one: SystemResult) -> list[Markup]:
+    gap, p95 = one.difference, one.latency.p95 if one.latency else None
+    sure = p_words(one.p_value) if one.p_value is not None else ""
+    return [
+        _cell(number(one.rouge1.value), span(one.rouge1)),
+        _cell(number(one.rouge2.value), span(one.rouge2)),
+        _cell(number(gap.value, signed=True), f"{span(gap, signed=True)}, {sure}") if gap else _cell(_NONE),
+        _cell(milliseconds(p95.value), f"{milliseconds(p95.low)} to {milliseconds(p95.high)}") if p95 else _cell(_NONE),
+        _cell(f"{one.throughput:,.1f}" if one.throughput and one.parameters else _NONE),
+        _cell(units.size(one.peak_memory_bytes) if one.peak_memory_bytes and one.parameters else _NONE),
+        _cell(number(one.output_words)),
+        _cell(f"{one.empty_outputs}"),
+    ]
+
+
+def _cell(value: str, beneath: str = "") -> Markup:
+    return element("td", value, element("small", beneath) if beneath else None)
+
+
+def _table(
+    comparison: Comparison, caption: str, heads: Sequence[str], rows: Sequence[tuple[SystemResult, list[Markup]]]
+) -> Markup:
+    head = element("tr", [element("th", words, scope="col") for words in heads])
+    body = [
+        element("tr", _row_head(comparison, one.name), cells, class_=role_of(comparison, one.name))
+        for one, cells in rows
+    ]
+    title = element("caption", caption, class_="unseen")
+    table = element("table", title, element("thead", head), element("tbody", body))
+    return element("div", table, class_="scrolls", tabindex="0", role="region", aria_label=caption)
+
+
+def _row_head(comparison: Comparison, name: str) -> Markup:
+    return element("th", element("span", key_mark(comparison, name), spoken(name)), scope="row")
+
+
+def key_mark(comparison: Comparison, name: str) -> Markup:
+    """The system's mark from the charts, to stand before its name."""
+    drawn = mark(role_of(comparison, name), 6, 6, size=3.8)
+    return element("svg", drawn, viewBox="0 0 12 12", class_="key", aria_hidden="true")
+
+
+def samples(comparison: Comparison) -> Markup | None:
+    """What the systems wrote, in groups; the random and the worst are open. None where no examples were kept."""
+    groups = [(name, getattr(comparison.examples, name)) for name in GROUPS]
+    parts = [_group(comparison, name, chosen) for name, chosen in groups if chosen]
+    return joined(parts) if parts else None
+
+
+def _group(comparison: Comparison, name: str, chosen: Sequence[Example]) -> Markup:
+    title, why = GROUPS[name]
+    why = f"{why} {len(chosen)} of {comparison.n:,} items."
+    summary = element("summary", element("h3", title), element("span", why))
+    cards = [_card(comparison, example) for example in chosen]
+    return element("details", summary, cards, class_="group", open=name in ("drawn", "worst"))
+
+
+def _card(comparison: Comparison, example: Example) -> Markup:
+    known = {word.casefold() for target in example.targets for word in re.findall(r"\w+", target)}
+    names = [one.name for one in reading_order(comparison) if one.name in example.outputs]
+    references = [_said("reference", element("p", text, dir="auto"), kind="reference") for text in example.targets]
+    outputs = [_output(comparison, example, name, known) for name in names]
+    heading = element("h4", example.id)
+    return element("article", heading, _source(example.source), element("dl", references, outputs), class_="sample")
+
+
+def _source(text: str) -> Markup:
+    if len(text) <= _SOURCE_SHOWN * 1.25:
+        return element("p", text, class_="source", dir="auto")
+    cut = text.rfind(" ", _SOURCE_SHOWN // 2, _SOURCE_SHOWN)
+    cut = cut if cut > 0 else _SOURCE_SHOWN
+    rest = element("p", text[cut:].lstrip(), class_="source", dir="auto")
+    summary = element("summary", f"the rest, {len(text) - cut:,} characters")
+    shown = element("p", f"{text[:cut]} …", class_="source", dir="auto")
+    return joined(shown, element("details", summary, rest, class_="rest"))
+
+
+def _output(comparison: Comparison, example: Example, name: str, known: set[str]) -> Markup:
+    text = example.outputs[name]
+    body = element("p", _with_marks(text, known) if text.strip() else element("em", "nothing"), dir="auto")
+    label = joined(key_mark(comparison, name), spoken(name))
+    score = element("span", number(example.rougeL[name], 0), class_="score", title="ROUGE-L of this output")
+    return _said(joined(label, score), body, kind=role_of(comparison, name))
+
+
+def _said(label: str, body: Markup, *, kind: str) -> Markup:
+    return element("div", element("dt", label), element("dd", body), class_=kind)
+
+
+def _with_marks(text: str, known: set[str]) -> Markup:
+    """`text` with the words that a reference has too underlined."""
+    pieces = re.split(r"(\w+)", text)
+    return joined([element("u", piece) if piece.casefold() in known else piece for piece in pieces])
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> Markup:
+    """Names and values; a value's line breaks stay."""
+    rows = [element("div", element("dt", name), element("dd", value)) for name, value in pairs]
+    return element("dl", rows, class_="facts")
+
+
+def facts_of(comparison: Comparison) -> list[tuple[str, str]]:
+    """How the numbers were measured, and on what."""
+    machine = ", ".join(f"{name} {value}" for name, value in comparison.hardware.items())
+    built = ", ".join(f"{name} {value}" for name, value in comparison.versions.items())
+    return [
+        ("Test items", f"{comparison.n:,}"),
+        ("Longest output", f"{comparison.max_new_tokens} tokens, in batches of {comparison.batch_size}"),
+        ("Intervals", f"95%, percentile bootstrap, {comparison.resamples:,} resamples; p by approximate randomisation"),
+        ("Seed", str(comparison.seed)),
+        ("Signature", comparison.signature),
+        ("Machine", machine),
+        ("Versions", built),
+        *(("Remark", remark) for remark in comparison.remarks),
+    ]
