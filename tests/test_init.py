@@ -27,7 +27,8 @@ from instil.models.wheels import WHEELS
 from instil.run.init import InitAnswers, InitResult, Seen, draft_recipe, init_command, inspect_data
 from instil.run.init_answers import BUILT_IN_TEACHER, TASKS
 from instil.run.init_data import MOST_RECORDS, ColumnSeen, estimated_tokens
-from instil.run.recipe import Recipe, read_recipe
+from instil.run.recipe import Recipe
+from instil.run.recipe_file import read_recipe
 
 _DICE = random.Random(7)
 _WORDS = [
@@ -322,6 +323,8 @@ def test_questions_on_a_terminal() -> None:
     assert recipe.name == "pairs"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_recipe_runs_from_data_to_report() -> None:
     """With a tiny teacher in place of the built-in one; all stages, nothing else changed but times and counts."""
     from instil.run.pipeline import Pipeline

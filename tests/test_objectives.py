@@ -233,7 +233,7 @@ def test_zero_when_equal_and_its_gradient_too(temperature: float) -> None:
     assert case.hidden_ND.grad is not None and float(case.hidden_ND.grad.abs().max()) < 1e-12
 
 
-@settings(deadline=None, max_examples=80, derandomize=True)
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(data=st.data())
 def test_any_case_agrees_and_is_never_negative(data: st.DataObject) -> None:
     rows, vocabulary = data.draw(st.integers(0, 9)), data.draw(st.integers(3, 60))
@@ -313,7 +313,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.products += "mm" in func.overloadpacket.__name__
+        self.products += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_", "matmul")
         if isinstance(out, Tensor):
             self.largest = max(self.largest, out.numel())
         return out

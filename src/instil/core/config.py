@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,8 @@ from instil.core.errors import ConfigError
 C = TypeVar("C", bound="Config")
 Place = tuple[int | str, ...]
 """Where a value stands: the keys and list positions that lead to it."""
+Where = tuple[str, int | None]
+"""What a value was written in, such as a file, and the line there."""
 
 
 class Config(BaseModel):
@@ -26,27 +28,35 @@ class Config(BaseModel):
 
 
 def parse(
-    model: type[C], mapping: Mapping[str, Any], *, name: str, line_of: Callable[[Place], int | None] | None = None
+    model: type[C],
+    mapping: Mapping[str, Any],
+    *,
+    name: str = "recipe",
+    where: Callable[[Place], Where] | None = None,
+    known: Sequence[tuple[Where, str]] = (),
 ) -> C:
-    """`mapping` as a `model`. Raises `ConfigError` that lists all problems, one a line, as "name:line: key: ...".
+    """`mapping` as a `model`. Raises `ConfigError` that lists all problems by line, each as "file:line: key: ...".
 
-    `line_of` maps a place to its line in the file `name`, where that is known.
+    `where` tells where the value at a place was written, if anything more is known of it than the `name` of the whole.
+    `known` are problems that were found before.
     """
+    problems = list(known)
     try:
-        return model.model_validate(mapping)
+        found = model.model_validate(mapping)
     except ValidationError as error:
-        problems = [_describe(model, detail, name, line_of) for detail in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+        problems += [_problem(model, detail, where or (lambda _: (name, None))) for detail in error.errors()]
+    if problems:
+        problems.sort(key=lambda problem: problem[0][1] or 0)
+        lines = (f"{file}:{line}: {what}" if line else f"{file}: {what}" for (file, line), what in problems)
+        raise ConfigError("\n".join(dict.fromkeys(lines)))
+    return found
 
 
-def _describe(
-    model: type[BaseModel], detail: ErrorDetails, name: str, line_of: Callable[[Place], int | None] | None
-) -> str:
+def _problem(model: type[BaseModel], detail: ErrorDetails, where: Callable[[Place], Where]) -> tuple[Where, str]:
     place: Place = tuple(part for part in detail["loc"] if not _is_union_tag(part))
-    line = line_of(place) if line_of else None
-    where = f"{name}:{line}" if line else name
-    key = ".".join(str(part) for part in place) or "(whole recipe)"
-    return f"{where}: {key}: {_message(model, detail, place)}"
+    key = ".".join(str(part) for part in place)
+    message = _message(model, detail, place)
+    return where(place), f"{key}: {message}" if key else message
 
 
 def _is_union_tag(part: int | str) -> bool:

@@ -83,7 +83,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> None:
-    """Remove what killed processes left aside directly under `root`; an old folder without its successor is put back."""
+    """Remove what killed processes left aside directly under `root`; an old folder without a successor is put back."""
     for old in root.glob(f"{OLD_PREFIX}*"):
         folder = root / old.name.removeprefix(OLD_PREFIX)
         if folder.exists():

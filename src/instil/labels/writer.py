@@ -58,7 +58,6 @@ def write_labels(
     """
     if not examples:
         raise LabelError("nothing to label; the train split is empty")
-    folder.mkdir(parents=True, exist_ok=True)
     publish.sweep(folder)
     vocabulary = _vocabulary(teacher, examples[0])
     codec = Codec(head=min(head, vocabulary), temperature=temperature, vocabulary=vocabulary)

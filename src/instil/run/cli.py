@@ -5,15 +5,18 @@ Results go to stdout, all else to stderr. Exit codes: 0 done, 1 problems found, 
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import instil
+from instil.run.quiet import quiet_libraries
 
 app = typer.Typer(
     name="instil",
@@ -26,13 +29,17 @@ app = typer.Typer(
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. distil.alpha=0.5. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. distil.alpha=0.5. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 # The root of typer's usage errors, which it does not export by itself.
 _MISUSE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+_OUT_OF_MEMORY = "out of memory; lower batch_tokens in the recipe and run the same command again"
 
 
 def _version(wanted: bool) -> None:
@@ -57,7 +64,7 @@ def init(
     target: Annotated[str | None, typer.Option(help="The column that the model is to write.")] = None,
     task: Annotated[str | None, typer.Option(help="summarise, translate, answer, data-to-text or other.")] = None,
     teacher: Annotated[str | None, typer.Option(help="The large model: a folder, a hub id or wheel:NAME.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Minutes of training each model may take.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training in all.")] = None,
     name: Annotated[str | None, typer.Option(help="The recipe's name.")] = None,
     force: Annotated[bool, typer.Option(help="Write over an existing recipe.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; guess what is not given.")] = False,
@@ -116,7 +123,7 @@ def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False
 
 
 def _pipeline(recipe: Path, overrides: list[str] | None) -> Any:
-    from instil.run.recipe import read_recipe
+    from instil.run.recipe_file import read_recipe
 
     loaded = read_recipe(recipe, tuple(overrides or ()))
     from instil.run.pipeline import Pipeline
@@ -148,7 +155,8 @@ def _show(pipeline: Any, as_json: bool, next_command: str) -> None:
 
     comparison, place = pipeline.publish(next_command)
     if as_json:
-        print((pipeline.root / SUMMARY_NAME).read_text(encoding="utf8"), end="")
+        summary = json.loads((pipeline.root / SUMMARY_NAME).read_text(encoding="utf8"))
+        console.emit_json(summary | {"report": str(place), "next": next_command})
         return
     from rich.console import Console
 
@@ -158,12 +166,10 @@ def _show(pipeline: Any, as_json: bool, next_command: str) -> None:
     print(f"Report: {place}\nNext, for your own data: {next_command}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `instil` command: runs it, and turns the user's errors into one clear line each."""
-    # Tokenizers warn about forks, and transformers prints bars, that a user of instil can do nothing about.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(_guarded(lambda: app(standalone_mode=False)))
+    quiet_libraries()
+    sys.exit(_guarded(lambda: app(arguments, prog_name="instil", standalone_mode=False)))
 
 
 def _guarded(command: Callable[[], Any]) -> int:
@@ -172,8 +178,10 @@ def _guarded(command: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from here", 130)
     except MemoryError:
-        return _fail("out of memory; lower batch_tokens in the recipe and run the same command again", 1)
+        return _fail(_OUT_OF_MEMORY, 1)
     except BrokenPipeError:
+        # Nobody reads it any more, so Python must not flush it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         return _explain(error)
@@ -192,6 +200,8 @@ def _explain(error: Exception) -> int:
         return _fail(str(error), error.exit_code)
     if isinstance(error, OSError) and error.errno is not None:
         return _fail(str(storage_error(error, Path(error.filename or "."))), 1)
+    if isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", str(error)):
+        return _fail(_OUT_OF_MEMORY, 1)  # torch's own errors, of a GPU and of the machine.
     raise error
 
 

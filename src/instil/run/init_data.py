@@ -177,7 +177,7 @@ def _p95(values: Sequence[float]) -> float:
 
 def estimated_tokens(text: str) -> float:
     """About how many tokens `text` has, rather too many: 1.4 a word, or by its characters where words are long or not
-    set apart. Measured against the tokenizer of SmolLM2 on English, Chinese, Russian, German and on tables."""
+    set apart. Checked by eye against the tokenizer of SmolLM2."""
     beyond_ascii = 0 if text.isascii() else sum(not character.isascii() for character in text)
     by_letters = (len(text) - beyond_ascii) / _LETTERS_A_TOKEN + _TOKENS_BEYOND_ASCII * beyond_ascii
     return max(_TOKENS_A_WORD * len(text.split()), by_letters)

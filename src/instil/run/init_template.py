@@ -196,11 +196,11 @@ data:\tyour pairs of texts
 
 prompt:\thow a source is put to the model
   kind: $kind\ttemplate, prefix or chat
-  text: $text	$text_use
+  text: $text\t$text_use
   # kind: $other_kind\tfor $other_use
-  # text: $other_text	$other_text_use
+  # text: $other_text\t$other_text_use
   # kind: chat\tfor a model with a chat template
-  # text: $chat	what the user says to it
+  # text: $chat\twhat the user says to it
   # system: "You are brief."\tonly for chat
 
 limits:\tin tokens, about 0.7 words each; what is longer is cut and counted
@@ -218,9 +218,9 @@ teacher:\tthe large model
       kind: lora\tor last: the last layers only; or full: all weights
       rank: 16\tof the adapter; larger learns more and costs more
       layers: $adapt_layers\tthe last so many; null: all (not for kind: last)
-    loop:	how it is trained
+    loop:\thow it is trained
       budget:\texactly one of minutes, steps, epochs, tokens
-        minutes: $teach_minutes	of training, on the clock
+        minutes: $teach_minutes\tof training, on the clock
       batch_tokens: $batch_tokens\ta micro-batch; at least limits.source + limits.target + prompt
       accumulation: 1\tmicro-batches a step
       learning_rate: 0.0008\tfor lora; about 0.0001 for full
@@ -237,19 +237,22 @@ student:\tthe small model
   layers: $kept\t$side it keeps, $of
   # encoder_layers: 6\tof a teacher with an encoder (T5, BART): layers kept there
   choice: block-influence\twhich ones: those that do most; or even
-  calibration: 32\ttraining records that decide it
+  calibration: 64\ttraining records that decide it
+  mend: true\tfit the layer before each cut to what was cut, on those records; or false
   # model: google-t5/t5-small\tinstead of layers: a model with the teacher's vocabulary
 
 distil:\thow the student learns
-  alpha: 0.7\tweight of the teacher's labels; the rest is that of your targets
+  alpha: 0.9\tweight of the teacher's labels; the rest is that of your targets
   temperature: 1\t2 or so: the teacher's second choices count for more
+  adapt:\twhich of its weights are trained
+    kind: full\tall; or lora: an adapter (with rank); or last (with layers)
   without_teacher: true\talso train the same student without the teacher, to compare
   loop:\tas above; for each of the two students
     budget:\texactly one of minutes, steps, epochs, tokens
-      minutes: $student_minutes	of training, on the clock, each
+      minutes: $student_minutes\tof training, on the clock, each
     batch_tokens: $batch_tokens\tat least limits.source + limits.target + prompt
     accumulation: 1\tmicro-batches a step
-    learning_rate: 0.0003\tall weights are trained
+    learning_rate: 0.0003\tfor full; about 0.0008 for lora
     precision: auto\tor fp32, bf16, fp16
     trackers: [tensorboard]\talso mlflow, wandb; [] for none
 

@@ -1,6 +1,6 @@
 """The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
 
-    data -> teach -> label -> student -> distil (with labels, and without) -> evaluate -> report
+data -> teach -> label -> student -> distil (with labels, and without) -> evaluate -> report
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Any
 
 from instil.core import publish, units
 from instil.evaluate.results import Comparison
-
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels
-from instil.run.stages.student import run_student
+from instil.run.stages.student import check_student, run_student
 from instil.run.stages.teach import Teacher, run_teach
 from instil.train.session import read_history
 
@@ -44,6 +43,7 @@ class Pipeline:
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher, taught where the recipe says so."""
+        check_student(self.recipe)  # Before hours are spent on a teacher.
         return run_teach(self._shop, self.recipe, self.data)
 
     @cached_property
@@ -119,12 +119,18 @@ class Pipeline:
             facts.append(("Soft loss", f"weight {recipe.distil.alpha:g}, temperature {recipe.distil.temperature:g}"))
             facts.append(("Labels", _join(self.labels.store.manifest.measured)))
         facts += [(f"Time: {name}", units.seconds(a.manifest.wall_s)) for name, a in self._artifacts().items()]
-        facts += [("Seed", str(recipe.seed)), ("Machine", _join(manifest.hardware)), ("Versions", _join(manifest.versions))]
+        facts += [
+            ("Seed", str(recipe.seed)),
+            ("Machine", _join(manifest.hardware)),
+            ("Versions", _join(manifest.versions)),
+        ]
         return facts
 
 
 def _join(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items())
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
+    )
 
 
 STAGES: dict[str, Callable[[Pipeline], Any]] = {

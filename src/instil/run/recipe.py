@@ -5,18 +5,16 @@ The command line may change any value with `--set section.key=value`; what ran i
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
-from instil.core.config import Config, Place, parse
-from instil.core.errors import ConfigError
+from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
-from instil.train.config import LoopConfig
 from instil.train.adaptation import Adaptation
+from instil.train.config import LoopConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -68,6 +66,10 @@ class StudentConfig(Config):
             raise ValueError("model and layers are both set; keep one: a model of its own, or layers of the teacher")
         if (self.choice == "listed") != (self.keep is not None):
             raise ValueError("keep lists the layers of choice: listed; set both or neither")
+        if not (self.model or self.layers or self.encoder_layers or self.keep):
+            raise ValueError("neither a model nor layers to keep; set layers or model")
+        if self.layers and self.keep and self.layers != len(self.keep):
+            raise ValueError(f"layers is {self.layers} but keep lists {len(self.keep)}; leave layers out")
         return self
 
 
@@ -88,7 +90,8 @@ class LabelsConfig(Config):
 class DistilConfig(Config):
     """How the student learns: `alpha` x T^2 x KL from the labels + (1 - alpha) x cross-entropy on the targets.
 
-    `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets for the same budget, for the comparison.
+    `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
+    for the same budget, for the comparison.
     """
 
     alpha: float = Field(default=0.7, ge=0, le=1)
@@ -128,85 +131,19 @@ class Recipe(Config):
     accept_licences: tuple[str, ...] = ()
 
     @model_validator(mode="after")
+    def _student_to_distil(self) -> Self:
+        if self.distil and not self.student:
+            raise ValueError("distil has nobody to train; add a student section, for example student: {layers: 12}")
+        return self
+
+    @model_validator(mode="after")
     def _temperatures_agree(self) -> Self:
         if self.distil and self.distil.alpha > 0 and self.distil.temperature != self.labels.temperature:
             raise ValueError(
                 f"distil.temperature is {self.distil.temperature:g} but labels.temperature is"
-                f" {self.labels.temperature:g}; labels are recorded at the temperature they are used at, make them equal"
+                f" {self.labels.temperature:g}; make them equal, labels are recorded at the temperature of their use"
             )
         return self
-
-
-def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe at `path` with `key.sub=value` overrides. Raises `ConfigError` that names every problem and its line."""
-    text = _read(path)
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(mapping, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of sections; this is {_kind(mapping)}; see instil init")
-    for override in overrides:
-        _apply(mapping, override)
-    return parse(Recipe, mapping, name=str(path), line_of=_line_finder(node))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe; write one with instil init") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder; give the recipe's YAML file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); save the recipe as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _kind(value: Any) -> str:
-    return "empty" if value is None else f"a {type(value).__name__}"
-
-
-def _apply(mapping: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set {override}: write it as section.key=value, for example --set distil.alpha=0.5")
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = mapping.setdefault(section, {})
-        if inner is None:
-            inner = mapping[section] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {section} is a value, not a section")
-        mapping = inner
-    try:
-        mapping[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        mapping[last] = value
-
-
-def _line_finder(node: yaml.Node | None) -> Any:
-    """A function from a place in the recipe to its line; the closest enclosing line for what is missing."""
-
-    def line_of(place: Place) -> int | None:
-        line, here = None, node
-        for part in place:
-            if isinstance(here, yaml.MappingNode):
-                found = next(((k, v) for k, v in here.value if k.value == str(part)), None)
-            elif isinstance(here, yaml.SequenceNode) and isinstance(part, int) and part < len(here.value):
-                found = (here.value[part], here.value[part])
-            else:
-                found = None
-            if found is None:
-                break
-            line, here = found[0].start_mark.line + 1, found[1]
-        return line
-
-    return line_of
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ micro-batches and processes together. The count is known before the first backwa
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,11 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from instil.core.errors import ModelError
+from instil.core.errors import ConfigError, ModelError
 from instil.data.batches import Position, endless_batches
 from instil.objectives.fused import LossSums
 from instil.train import checkpoint
@@ -98,6 +100,9 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
 def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Running:
     keep_freed_memory()
     set_seed(seed)
+    _require_trackers(config)
+    # Accelerate keeps one precision for the process; a run of several stages may have one for each.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=_precision(config), log_with=list(config.trackers) or None, project_dir=str(folder)
     )
@@ -118,7 +123,16 @@ def _precision(config: LoopConfig) -> str:
     if config.precision == "auto":
         cuda = torch.cuda.is_available()
         return "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp16" if cuda else "no"
+    if config.precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError("precision is fp16, which needs a GPU, and there is none; set precision: auto")
     return "no" if config.precision == "fp32" else config.precision
+
+
+def _require_trackers(config: LoopConfig) -> None:
+    """Raises `ConfigError` for a tracker that is not installed; accelerate would leave it out without a word."""
+    for name in config.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"trackers names {name}, which is not installed; pip install {name}, or leave it out")
 
 
 def _optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:

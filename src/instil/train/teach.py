@@ -51,9 +51,9 @@ def _with_lora(model: nn.Module, how: Adaptation, count: int, layers: int) -> Pe
         target_modules=_linear_layers(model, count - layers),
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",  # type: ignore[union-attr]
     )
-    return get_peft_model(model, config)  # type: ignore[arg-type,return-value]
+    return get_peft_model(model, config)
 
 
 def merged(model: nn.Module) -> nn.Module:
     """`model` as a plain transformers model: a LoRA adapter is added into the weights it adapts."""
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model  # type: ignore[operator,no-any-return]
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model

@@ -75,7 +75,8 @@ def block_influence(
         def hook(layer: nn.Module, _args: Any, output: Any) -> None:
             out_TD = (output[0] if isinstance(output, tuple) else output).flatten(0, -2).float()
             in_TD = inputs.pop(id(layer)).flatten(0, -2).float()
-            sums[number] += (1 - torch.cosine_similarity(in_TD, out_TD, dim=-1)).sum().double().cpu()
+            turn_T = 1 - torch.cosine_similarity(in_TD, out_TD, dim=-1)
+            sums[number] += turn_T.clamp(0, 2).sum().double().cpu()
 
         return hook
 

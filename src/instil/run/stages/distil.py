@@ -29,7 +29,9 @@ def run_distil(shop: Workshop, recipe: Recipe, data: Data, student: Artifact, la
     """The trained student. Without `labels` it learns from gold targets alone, for the same budget."""
     section = recipe.distil
     if section is None:
-        raise ConfigError("the recipe has no distil section; add one, for example distil: {loop: {budget: {minutes: 5}}}")
+        raise ConfigError(
+            "the recipe has no distil section; add one, for example distil: {loop: {budget: {minutes: 5}}}"
+        )
     config: dict[str, Any] = {
         "distil": _decisive(section, with_labels=labels is not None),
         "prompt": recipe.prompt.model_dump(mode="json"),

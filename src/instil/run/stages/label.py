@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from instil.core import console, publish
-from instil.core.fingerprint import fingerprint
+from instil.core.errors import LabelError
+from instil.core.fingerprint import fingerprint, hash_file
+from instil.core.manifest import read_manifest
 from instil.data.records import Record
 from instil.data.tokens import Encoded
-from instil.labels.store import LabelStore
+from instil.labels.store import MANIFEST_NAME, LabelStore, read_store_manifest
 from instil.labels.writer import Teacher as LabellingTeacher
 from instil.labels.writer import write_labels
 from instil.models.family import family_of
@@ -53,11 +55,30 @@ def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> 
             lambda part: _label(recipe, data, teacher, made_from, part),
             inputs={**made_from, "data": data.fingerprint},
             config=section.model_dump(mode="json", exclude={"store", "batch_tokens"}),
+            damage=_damage,
         )
         folder = artifact.folder
     store = LabelStore(folder / STORE_NAME, expect=made_from, temperature=section.temperature)
     records = [record for record in _labelled_records(folder, data.splits["train"]) if record.id in store]
     return Labels(store, records, fingerprint(store.manifest), artifact)
+
+
+def _damage(folder: Path) -> str:
+    """What is not as it was written. Damaged targets are removed, since nobody can tell which of them are right."""
+    manifest = read_manifest(folder)
+    if manifest and TARGETS_NAME in manifest.result and _hash(folder / TARGETS_NAME) != manifest.result[TARGETS_NAME]:
+        (folder / TARGETS_NAME).unlink(missing_ok=True)
+        return f"{TARGETS_NAME} is damaged"
+    try:
+        shards = read_store_manifest(folder / STORE_NAME).shards
+    except LabelError:
+        return f"{STORE_NAME}/{MANIFEST_NAME} is damaged"
+    broken = [entry.file for entry in shards if _hash(folder / STORE_NAME / entry.file) != entry.sha256]
+    return f"{', '.join(broken)} damaged or missing" if broken else ""
+
+
+def _hash(path: Path) -> str:
+    return hash_file(path) if path.is_file() else ""
 
 
 def _labelled_records(folder: Path, train: Sequence[Record]) -> list[Record]:
@@ -89,7 +110,10 @@ def _label(
             labeller, examples, folder / STORE_NAME, head=section.head, temperature=section.temperature,
             made_from=made_from, advance=advance,
         )  # fmt: skip
-    return manifest.measured
+    result: dict[str, Any] = dict(manifest.measured)
+    if section.targets == "teacher":
+        result[TARGETS_NAME] = hash_file(folder / TARGETS_NAME)
+    return result
 
 
 def _write_targets(recipe: Recipe, teacher: Teacher, records: Sequence[Record], path: Path) -> dict[str, str]:

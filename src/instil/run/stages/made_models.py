@@ -28,8 +28,10 @@ def keep_adapter(model: Any, folder: Path) -> dict[str, str]:
 
 
 def load_made(artifact: Artifact, base: LoadedModel | None = None) -> LoadedModel:
-    """The model of a finished stage; with `base`, that one with the stage's adapter. Raises `ModelError` for one that is
-    not what the stage wrote."""
+    """The model of a finished stage; with `base`, that one with the stage's adapter.
+
+    Raises `ModelError` for one that is not what the stage wrote.
+    """
     name = MODEL_NAME if base is None else ADAPTER_NAME
     place = artifact.folder / name
     remedy = f"delete {artifact.folder} and run the same command again"

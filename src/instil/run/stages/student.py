@@ -11,7 +11,7 @@ from instil.core import console
 from instil.core.errors import ConfigError
 from instil.models.family import Family, family_of
 from instil.models.layers import Side, stack_of
-from instil.models.loading import LoadedModel, load_model, locate
+from instil.models.loading import LoadedModel, Located, load_model, locate
 from instil.models.students import depth
 from instil.models.students.refit import Mended, mend_cuts
 from instil.run.recipe import Recipe, StudentConfig
@@ -26,21 +26,29 @@ def run_student(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) ->
     section = recipe.student
     if section is None:
         raise ConfigError("the recipe has no student section; add one, for example student: {layers: 12}")
-    inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
-    if section.model is not None:
-        place = locate(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
-        inputs = {"student": place.fingerprint}
+    place = check_student(recipe)
+    if place is not None:
+        inputs, read = {"student": place.fingerprint}, {}
+    else:
+        inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
+        read = {"prompt": recipe.prompt.model_dump(mode="json"), "limits": recipe.limits.model_dump(mode="json")}
     return shop.stage(
         "student",
         lambda folder: _build(recipe, section, data, teacher, folder),
         inputs=inputs,
-        config=section.model_dump(mode="json"),
+        config=section.model_dump(mode="json") | read,
     )
 
 
-def _build(
-    recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher, folder: Path
-) -> Mapping[str, Any]:
+def check_student(recipe: Recipe) -> Located | None:
+    """Where the student's own model is, if it has one. Raises `ModelError` for one that cannot learn to write text."""
+    section = recipe.student
+    if section is None or section.model is None:
+        return None
+    return locate(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
+
+
+def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher, folder: Path) -> Mapping[str, Any]:
     if section.model is not None:
         loaded = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
         return {"parameters": loaded.model.num_parameters(), **keep_model(loaded.model, loaded.tokenizer, folder)}
@@ -78,8 +86,6 @@ def _wanted(section: StudentConfig, loaded: LoadedModel) -> dict[Side, int]:
         wanted["encoder"] = section.encoder_layers
     if section.layers is not None or section.keep is not None:
         wanted["decoder"] = section.layers or len(section.keep or ())
-    if not wanted:
-        raise ConfigError("student names neither a model nor layers to keep; set student.layers or student.model")
     return wanted
 
 
