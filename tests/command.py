@@ -53,6 +53,8 @@ class Command:
 
     def __init__(self, *arguments: str, cwd: Path, most_bytes: int | None = None, plain_user: bool = False) -> None:
         self._streams = [cwd / f".{name}-{time.monotonic_ns()}" for name in ("out", "err")]
+        for path in self._streams:
+            path.touch()
         self._status: int | None = None
         self.pid = _ask(
             start=list(arguments), cwd=str(cwd), streams=[str(path) for path in self._streams], most_bytes=most_bytes,

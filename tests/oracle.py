@@ -1,4 +1,4 @@
-"""The slow, obvious version of `instil.objectives.fused.row_loss`: dense, one row after the other, fp64, plain autograd.
+"""The slow, obvious `instil.objectives.fused.row_loss`: dense, one row after the other, fp64, plain autograd.
 
 It shares no line with the fused one: softmax, partition and smoothing are written out from their definitions.
 Shape letters: N rows, D width, V valid vocabulary, K head entries.

@@ -29,7 +29,9 @@ def models_folder() -> Path:
     return root
 
 
-def write_pairs(path: Path, count: int, *, words: int = 8, names: tuple[str, str, str] = ("id", "source", "target")) -> Path:
+def write_pairs(
+    path: Path, count: int, *, words: int = 8, names: tuple[str, str, str] = ("id", "source", "target")
+) -> Path:
     """`count` pairs as JSONL: a source of `words` words, and its first two as the target."""
     dice = random.Random(count)
     with path.open("w", encoding="utf8") as file:
@@ -62,7 +64,9 @@ def recipe(kind: str = "t5", **sections: Any) -> dict[str, Any]:
 
 
 def _merged(basis: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(basis[key], value) for key, value in changes.items() if isinstance(value, dict) and key in basis}
+    both = {
+        key: _merged(basis[key], value) for key, value in changes.items() if isinstance(value, dict) and key in basis
+    }
     return {**basis, **changes, **both}
 
 

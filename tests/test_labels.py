@@ -46,9 +46,7 @@ def make_teacher(name: str) -> Teacher:
     return Teacher(model=model, family=family_of(model, pad_id=tiny.PAD), batch_tokens=64)
 
 
-def label(
-    folder: Path, examples: Sequence[Encoded], teacher: Teacher | None = None, **options: Any
-) -> StoreManifest:
+def label(folder: Path, examples: Sequence[Encoded], teacher: Teacher | None = None, **options: Any) -> StoreManifest:
     settings_ = {"head": 6, "temperature": 1.0, "made_from": MADE_FROM, **options}
     return write_labels(teacher or make_teacher("llama"), examples, folder, **settings_)
 
@@ -286,7 +284,7 @@ def test_full_disk_is_one_line(tmp_path: Path) -> None:
     teacher, examples = make_teacher("llama"), make_examples(40)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(StorageError, match="shard-00000.safetensors: failed while writing") as caught:
+        with pytest.raises(StorageError, match=r"shard-00000\.safetensors: failed while writing") as caught:
             label(tmp_path, examples, teacher)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -326,7 +324,7 @@ def make_shard(logits_RV: np.ndarray, head: int, vocabulary: int, ids: tuple[str
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(data=st.data())
 def test_codec_round_trip(data: st.DataObject) -> None:
-    """Arrays and record ids come back as they are; probabilities add up and keep their digits however sharp they are."""
+    """Arrays and record ids come back as they are; probabilities add up and keep their digits, sharp or flat."""
     names = data.draw(st.lists(st.text(max_size=8), min_size=1, max_size=6, unique=True))
     width = data.draw(st.integers(2, 20))
     head = data.draw(st.integers(1, width))

@@ -329,7 +329,9 @@ def test_without_gradients_only_the_loss_is_computed(context: Any) -> None:
     assert watch.products == 1
 
 
-@pytest.mark.parametrize(("frozen", "products"), [((), 3), (("weight",), 2), (("hidden",), 2), (("hidden", "weight"), 1)])
+@pytest.mark.parametrize(
+    ("frozen", "products"), [((), 3), (("weight",), 2), (("hidden",), 2), (("hidden", "weight"), 1)]
+)
 def test_frozen_leaves_skip_their_gradient(frozen: tuple[str, ...], products: int) -> None:
     case = make_case()
     for name in frozen:

@@ -16,6 +16,7 @@ from project import finished, project, results, weights
 pytestmark = pytest.mark.timeout(900)
 _OURS = re.compile(
     r"(data|teach|student|label|distil|distil-without-teacher|evaluate): (making|going on in|done in|reused) |  |note: "
+    r"|[\w' -]+: \d+(/\d+)? \S+, [\d.]+ \S+/s"
 )
 STAGES = ("data", "teach", "student", "label", "distil", "distil-without-teacher", "evaluate")
 
@@ -148,7 +149,9 @@ def test_killed_after_a_checkpoint_training_goes_on_from_there(uninterrupted: Pa
 
 
 @pytest.mark.parametrize("stage", ["teach", "label", "evaluate"])
-def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(stage: str, uninterrupted: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
+    stage: str, uninterrupted: Path, tmp_path: Path
+) -> None:
     folder = project(tmp_path / "stopped", "llama", pairs=700)
     command = Command("run", "recipe.yaml", cwd=folder)
     while f"\n{stage}: making" not in command.err and command.poll() is None:

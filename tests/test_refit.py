@@ -57,6 +57,7 @@ def test_without_a_cut_nothing_is_done() -> None:
     assert mend_cuts(student, teacher, [0, 1], family_of(teacher), EXAMPLES) == ()
 
 
-def test_an_architecture_that_normalises_after_the_sum_is_left_as_it_is() -> None:
-    teacher = tiny_model("bart")
+@pytest.mark.parametrize("name", ["bart", "gemma3"])
+def test_an_architecture_that_normalises_after_the_projection_is_left_as_it_is(name: str) -> None:
+    teacher = tiny_model(name)
     assert mend_cuts(keep_layers(teacher, [0]), teacher, [0], family_of(teacher), EXAMPLES) == ()

@@ -25,7 +25,12 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<s>{{ message.role }}: {{ message.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant: {% endif %}"
 )
-CORPUS = ["the cat sat on the mat", "a distilled model is a small model", "naïve café – 10 € or ½ of it …", "日本語の文"]
+CORPUS = [
+    "the cat sat on the mat",
+    "a distilled model is a small model",
+    "naïve café – 10 € or ½ of it …",
+    "日本語の文",
+]
 
 
 def pieces_tokenizer(kind: str) -> Any:
@@ -132,7 +137,9 @@ def test_a_long_enough_limit_cuts_nothing(make: str) -> None:
         assert cut_source(MAKES[make], line, count(MAKES[make], line)) == (line, False)
 
 
-@pytest.mark.parametrize("source", ["plain", "naïve – 10 €", "日本語🙂", 'quotes " and {braces} {source}', "tab\tline\n"])
+@pytest.mark.parametrize(
+    "source", ["plain", "naïve – 10 €", "日本語🙂", 'quotes " and {braces} {source}', "tab\tline\n"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_comes_back_as_it_went_in(source: str, kind: Kind) -> None:
     example, _ = encode(source, source, kind=kind)

@@ -1,1 +1,1 @@
-"""Models: loading, families, student construction, generation. The only room that knows one architecture from another."""
+"""Models: loading, families, student construction, generation. Only this room knows one architecture from another."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+from instil.core import publish
 from instil.core.errors import ModelError, storage_error
 from instil.core.fingerprint import fingerprint, hash_files
 from instil.core.publish import publish_folder
@@ -43,16 +45,29 @@ def load_adapter(loaded: LoadedModel, adapter: Path, *, merge: bool = True) -> L
     )
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter of a `PeftModel` into `folder` in one step, as safetensors. Raises `StorageError`."""
+def save_adapter(model: Any, folder: Path, *, base: str) -> None:
+    """Write the adapter of a `PeftModel` into `folder` in one step, as safetensors. Raises `StorageError`.
+
+    The settings name `base`, as a recipe would, for the model that the adapter is for.
+    """
     from safetensors import SafetensorError
 
     with publish_folder(folder) as aside, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a base model that has no config file to compare the vocabulary with
         try:
             model.save_pretrained(aside)
+            _portable(aside / _CONFIG_NAME, base)
         except SafetensorError as error:
             raise storage_error(error, folder) from error
+
+
+def _portable(path: Path, base: str) -> None:
+    """peft writes this machine's path of the base model, and module names in an order that changes from run to run."""
+    settings = json.loads(path.read_text(encoding="utf8"))
+    settings["base_model_name_or_path"] = base
+    if isinstance(settings.get("target_modules"), list):
+        settings["target_modules"].sort()
+    publish.write_text(path, json.dumps(settings, indent=2) + "\n")
 
 
 def hash_adapter(adapter: Path) -> str:

@@ -39,6 +39,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 _MISUSE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
+_INTERRUPTED = 130
+_GO_ON = "interrupted; the same command goes on from here"
 _OUT_OF_MEMORY = "out of memory; lower batch_tokens in the recipe and run the same command again"
 
 
@@ -176,7 +178,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     try:
         result = command()
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from here", 130)
+        return _fail(_GO_ON, _INTERRUPTED)
     except MemoryError:
         return _fail(_OUT_OF_MEMORY, 1)
     except BrokenPipeError:
@@ -185,6 +187,8 @@ def _guarded(command: Callable[[], Any]) -> int:
         return 0
     except Exception as error:
         return _explain(error)
+    if result == _INTERRUPTED:  # Typer turns Ctrl-C into this without a word.
+        return _fail(_GO_ON, _INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 
@@ -192,7 +196,7 @@ def _explain(error: Exception) -> int:
     from instil.core.errors import InstilError, storage_error
 
     if isinstance(error, typer.Abort):
-        return _fail("interrupted; the same command goes on from here", 130)
+        return _fail(_GO_ON, _INTERRUPTED)
     if isinstance(error, _MISUSE):
         error.show()
         return 2

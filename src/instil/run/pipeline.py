@@ -113,9 +113,10 @@ class Pipeline:
     def _facts(self) -> list[tuple[str, str]]:
         recipe, manifest = self.recipe, self.evaluation.manifest
         facts = [("Teacher", recipe.teacher.model + (f" + {recipe.teacher.adapter}" if recipe.teacher.adapter else ""))]
-        facts.append(("Records", _join(self.data.artifact.manifest.result["records"])))
+        facts.append(("Records", "\n".join(self.data.artifact.manifest.result["account"])))
         if recipe.distil:
             facts.append(("Budget of each student", str(recipe.distil.loop.budget)))
+            facts.append(("Truncation", str(self.student.manifest.result["cut"])))
             facts.append(("Soft loss", f"weight {recipe.distil.alpha:g}, temperature {recipe.distil.temperature:g}"))
             facts.append(("Labels", _join(self.labels.store.manifest.measured)))
         facts += [(f"Time: {name}", units.seconds(a.manifest.wall_s)) for name, a in self._artifacts().items()]

@@ -68,10 +68,18 @@ def _override(text: str) -> Override:
     place = tuple(key.split("."))
     if not equals or not all(place):
         raise ConfigError(f"--set {text}: write it as section.key=value, for example --set distil.alpha=0.5")
+    return Override(text, place, _value(value))
+
+
+def _value(text: str) -> Any:
+    """What was typed: a number, true, null, or in brackets or quotes as YAML has it; everything else is the text
+    itself, its spaces, colons and # included."""
     try:
-        return Override(text, place, yaml.safe_load(value))
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return Override(text, place, value)
+        return text
+    plain = value is None or isinstance(value, (bool, int, float))
+    return value if plain or text.lstrip()[:1] in ("{", "[", '"', "'") else text
 
 
 def _apply(mapping: dict[Any, Any], override: Override) -> None:

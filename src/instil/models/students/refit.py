@@ -12,6 +12,7 @@ Shapes: T tokens of all examples, D width, F feed-forward width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from instil.models.layers import Side, stack_of
 from instil.models.probe import evaluating
 
 _DOWN_NAMES = ("mlp.down_proj", "mlp.fc_out", "mlp.c_proj", "DenseReluDense.wo")
+_NORMS_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
+"""Layers with one of these normalise what the projection gives (Gemma, OLMo 2, GLM), so no least squares fits it."""
 _RIDGE = 0.01
 """Pull towards the old weights, relative to the mean square of a feature."""
 
@@ -63,17 +66,24 @@ def mend_cuts(
 
 
 def _down_projection(layer: nn.Module) -> nn.Linear | None:
+    if any(hasattr(layer, name) for name in _NORMS_AFTER):
+        return None
     for name, module in layer.named_modules():
         if name.endswith(_DOWN_NAMES) and isinstance(module, nn.Linear):
             return module
     return None
 
 
+class _FarEnough(Exception):
+    """Ends a forward pass behind the last layer that is asked for."""
+
+
 def _run(model: nn.Module, family: Family, examples: Sequence[Encoded]) -> None:
     device = next(model.parameters()).device
     with evaluating(model):
         for example in examples:
-            family.rows(model, family.collate([example]).to(device))
+            with suppress(_FarEnough):
+                family.rows(model, family.collate([example]).to(device))
 
 
 def _hidden(output: Any) -> Tensor:
@@ -88,7 +98,12 @@ def _outputs(
     layers = stack_of(model, side).layers
 
     def keep(number: int) -> Callable[[Any, Any, Any], None]:
-        return lambda _module, _args, output: parts[number].append(_hidden(output).clone())
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            parts[number].append(_hidden(output).clone())
+            if number == max(parts):
+                raise _FarEnough
+
+        return hook
 
     handles = [layers[number].register_forward_hook(keep(number)) for number in parts]
     try:

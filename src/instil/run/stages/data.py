@@ -43,8 +43,13 @@ def run_data(shop: Workshop, recipe: Recipe, base: Path) -> Data:
             console.say(f"  {line}")
         for name in SPLIT_NAMES:
             write_jsonl(folder / f"{name}.jsonl", splits[name])
-        publish.write_text(folder / ACCOUNT_NAME, json.dumps(account.as_dict(), indent=2) + "\n")
-        return {"fingerprint": data_fingerprint(splits), "records": {name: len(splits[name]) for name in SPLIT_NAMES}}
+        whole = {**account.as_dict(), "lines": account.lines()}
+        publish.write_text(folder / ACCOUNT_NAME, json.dumps(whole, indent=2) + "\n")
+        return {
+            "fingerprint": data_fingerprint(splits),
+            "account": account.lines(),
+            "records": {name: len(splits[name]) for name in SPLIT_NAMES},
+        }
 
     artifact = shop.stage("data", work, inputs=_content(recipe, base), config=recipe.data.model_dump(mode="json"))
     data = Data(artifact, {name: _read(artifact.folder / f"{name}.jsonl") for name in SPLIT_NAMES})

@@ -15,7 +15,7 @@ from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
 from instil.run.stages.made_models import keep_model, load_made
-from instil.run.stages.teach import encode
+from instil.run.stages.teach import encode, held_out_examples
 from instil.train.checkpoint import discard
 from instil.train.session import run_training
 from instil.train.task import RowLoss, TextTask
@@ -62,8 +62,8 @@ def _distil(
 ) -> Mapping[str, Any]:
     loaded = load_made(student)
     records = labels.records if labels else data.splits["train"]
-    examples = encode(recipe, loaded, records, "train")
-    held_out = encode(recipe, loaded, data.splits["validation"], "validation")
+    examples, cut = encode(recipe, loaded, records, "train")
+    held_out = held_out_examples(recipe, loaded, data, section.loop)
     alpha = section.alpha if labels else 0.0
     mix = Mix(soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing)
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
@@ -74,4 +74,5 @@ def _distil(
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
+    result["cut"] = str(cut)
     return result | keep_model(merged(model), loaded.tokenizer, folder)

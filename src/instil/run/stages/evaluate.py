@@ -61,7 +61,9 @@ def _evaluate(
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
     systems |= baselines_of(data.splits["train"])
-    with console.progress("evaluate", total_steps(len(systems), len(records), section.latency_items), "") as advance:
+    with console.progress(
+        "evaluate", total_steps(len(systems), len(records), section.latency_items), "outputs"
+    ) as advance:
         comparison = evaluate_systems(
             systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
             against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,

@@ -13,7 +13,6 @@ from instil.core.errors import LabelError
 from instil.core.fingerprint import fingerprint, hash_file
 from instil.core.manifest import read_manifest
 from instil.data.records import Record
-from instil.data.tokens import Encoded
 from instil.labels.store import MANIFEST_NAME, LabelStore, read_store_manifest
 from instil.labels.writer import Teacher as LabellingTeacher
 from instil.labels.writer import write_labels
@@ -103,7 +102,7 @@ def _label(
     if section.targets == "teacher":
         written = _write_targets(recipe, teacher, records, folder / TARGETS_NAME)
         records = [replace(record, targets=(written[record.id],)) for record in records if written.get(record.id)]
-    examples: list[Encoded] = encode(recipe, loaded, records, "labels")
+    examples, _ = encode(recipe, loaded, records, "labels")
     labeller = LabellingTeacher(model=loaded.model, family=family_of(loaded.model), batch_tokens=section.batch_tokens)
     with console.progress("label", len(examples), "examples") as advance:
         manifest = write_labels(

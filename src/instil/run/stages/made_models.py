@@ -21,9 +21,10 @@ def keep_model(model: Any, tokenizer: Any, folder: Path) -> dict[str, str]:
     return {MODEL_NAME: fingerprint_folder(folder / MODEL_NAME)}
 
 
-def keep_adapter(model: Any, folder: Path) -> dict[str, str]:
-    """Writes the LoRA adapter of `model` into `folder / "adapter"`; returns what the stage's result says of it."""
-    save_adapter(model, folder / ADAPTER_NAME)
+def keep_adapter(model: Any, base: str, folder: Path) -> dict[str, str]:
+    """Writes the LoRA adapter of `model`, made for the model `base`, into `folder / "adapter"`; returns what the
+    stage's result says of it."""
+    save_adapter(model, folder / ADAPTER_NAME, base=base)
     return {ADAPTER_NAME: hash_adapter(folder / ADAPTER_NAME)}
 
 

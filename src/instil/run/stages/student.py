@@ -70,7 +70,7 @@ def _mend(
     recipe: Recipe, section: StudentConfig, data: Data, loaded: LoadedModel, student: Any, whole: Any,
     kept: Sequence[int], side: Side,
 ) -> Sequence[Mended]:  # fmt: skip
-    examples = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
+    examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
     mended = mend_cuts(student, whole, kept, family_of(whole), examples, side=side)
     for cut in mended:
         console.say(
@@ -98,6 +98,6 @@ def _choose(
     if section.choice == "even":
         return depth.DepthReport(kept=depth.evenly_spaced(count, keep), layers=count)
     family: Family = family_of(loaded.model)
-    examples = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
+    examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
     influence = depth.block_influence(loaded.model, family, examples, side=side)
     return depth.DepthReport(kept=depth.most_influential(influence, keep), layers=count, influence=influence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,8 @@ import instil
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.core.fingerprint import fingerprint
-from instil.data.tokens import Encoded, Limits, encode_records
+from instil.data.records import Record
+from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter, load_adapter
 from instil.models.family import family_of
 from instil.models.loading import LoadedModel, load_model, locate
@@ -22,6 +23,7 @@ from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import keep_adapter, keep_model, load_made
 from instil.train.checkpoint import discard
+from instil.train.config import LoopConfig
 from instil.train.session import run_training
 from instil.train.task import RowLoss, TextTask
 from instil.train.teach import adapt
@@ -55,13 +57,20 @@ def shipped(ref: str, room: str) -> Path:
     return folder
 
 
-def encode(recipe: Recipe, loaded: LoadedModel, records: Any, label: str) -> list[Encoded]:
-    """Training examples of `records` for `loaded`; what was cut is said."""
+def encode(
+    recipe: Recipe, loaded: LoadedModel, records: Sequence[Record], label: str
+) -> tuple[list[Encoded], Truncation]:
+    """Training examples of `records` for `loaded`, and what was cut, which is also said."""
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
     examples, cut = encode_records(loaded.tokenizer, recipe.prompt, records, limits, loaded.kind)
     if cut.sources or cut.targets:
         console.say(f"  {label}: {cut}")
-    return examples
+    return examples, cut
+
+
+def held_out_examples(recipe: Recipe, loaded: LoadedModel, data: Data, loop: LoopConfig) -> list[Encoded]:
+    """The validation split, where the loop looks at it at all."""
+    return encode(recipe, loaded, data.splits["validation"], "validation")[0] if loop.validate_steps else []
 
 
 def base_teacher(recipe: Recipe) -> Teacher:
@@ -101,14 +110,15 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
 
 def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder: Path) -> Mapping[str, Any]:
     loaded = base.load()
-    examples = encode(recipe, loaded, data.splits["train"], "train")
-    held_out = encode(recipe, loaded, data.splits["validation"], "validation")
+    examples, cut = encode(recipe, loaded, data.splits["train"], "train")
+    held_out = held_out_examples(recipe, loaded, data, teach.loop)
     model = adapt(loaded.model, teach.adapt, seed=recipe.seed)
     task = TextTask(
         RowLoss(model, family_of(model), Mix(hard=1.0)), examples, held_out, batch_tokens=teach.loop.batch_tokens
     )
     with console.progress("teach", 100, "%") as advance:
         result = run_training(task, teach.loop, folder=folder, seed=recipe.seed, advance=advance)
+    result["cut"] = str(cut)
     if teach.adapt.kind == "lora":
-        return result | keep_adapter(model.half(), folder)
+        return result | keep_adapter(model.half(), recipe.teacher.model, folder)
     return result | keep_model(model, loaded.tokenizer, folder)
