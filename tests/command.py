@@ -85,7 +85,7 @@ class Command:
             if time.monotonic() > until:
                 self.signal(signal.SIGKILL)
                 raise TimeoutError(f"still running after {limit} s:\n{self.err}")
-            time.sleep(0.005)
+            time.sleep(0.01)
         texts = [path.read_text(encoding="utf8") for path in self._streams]
         for path in self._streams:
             path.unlink()

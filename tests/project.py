@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import tiny
 import transformers as hf
 import yaml
+
+import tiny
 
 _WORDS = "red blue green cat dog fish runs eats sees big small old new house tree".split()
 

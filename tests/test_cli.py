@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from command import instil
 from project import project
 
@@ -90,7 +91,8 @@ def test_help_answers_at_once() -> None:
 
     def cost() -> float:
         before = os.times()
-        subprocess.run([sys.executable, "-c", "from instil.run.cli import main; main(['--help'])"], capture_output=True)
+        code = "from instil.run.cli import main; main(['--help'])"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -137,7 +137,7 @@ def test_no_rows(labelled: bool) -> None:
     if not labelled:
         case = replace(case, labels=None, mix=Mix())
     check(case)
-    assert float(case.fused().total) == 0 and case.fused().count == 0
+    assert case.fused().total.item() == 0 and case.fused().count == 0
 
 
 @pytest.mark.parametrize("soft", [0.0, 0.7, 1.0])

@@ -35,7 +35,7 @@ def test_mending_brings_the_student_closer(name: str) -> None:
         assert cuts == (), "GPT-2's projection is no nn.Linear, so its cut is left as it is"
         return
     (cut,) = cuts
-    assert cut.after_layer == 0
+    assert cut.layer == 0
     assert cut.error_after < cut.error_before
     assert _distance(student, teacher) < before
 

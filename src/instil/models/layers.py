@@ -38,6 +38,7 @@ def stack_of(model: nn.Module, side: Side = "decoder") -> Stack:
 
 
 def _config_key(config: Any, side: Side, count: int) -> str:
+    names: tuple[str, ...]
     if config.is_encoder_decoder:
         names = ("encoder_layers", "num_layers") if side == "encoder" else ("decoder_layers", "num_decoder_layers")
     else:

@@ -72,10 +72,11 @@ def _mend(
 ) -> Sequence[Mended]:  # fmt: skip
     examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
     mended = mend_cuts(student, whole, kept, family_of(whole), examples, side=side)
-    for cut in mended:
+    if mended:
+        worst = max(mended, key=lambda layer: layer.error_before)
         console.say(
-            f"  mended the cut behind layer {cut.after_layer}: squared error"
-            f" {cut.error_before:.1%} -> {cut.error_after:.1%} of the hidden state"
+            f"  refitted {len(mended)} layers; at worst (layer {worst.layer}) the squared error goes from"
+            f" {worst.error_before:.1%} to {worst.error_after:.1%} of the hidden state"
         )
     return mended
 

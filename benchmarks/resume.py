@@ -1,0 +1,170 @@
+"""Is a run that was killed the same as one that was not?
+
+    python -m benchmarks.resume [--json] [--quick] [--seed N]
+
+A small model from random weights is taught, labels and is distilled on the built-in corpus: once without a break, and
+once with SIGKILL at random moments of every stage, each time followed by the same command. Both must end with the same
+weights, bit for bit. Nothing is downloaded. Exit code 0 where all hashes agree, 1 where they do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from instil.core.fingerprint import hash_file
+
+STAGES = ("teach", "student", "label", "distil", "distil-without-teacher", "evaluate")
+_COMMAND = [sys.executable, "-c", "from instil.run.cli import main; main()"]
+_HASHED = ("*/model/model.safetensors", "*/store/shard-*.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """One SIGKILL: in which stage, so many seconds after it began, and the optimizer steps that were done by then."""
+
+    stage: str
+    after_s: float
+    steps: int
+
+
+def write_project(folder: Path, *, steps: int, records: int) -> None:
+    """A recipe in `folder` with a teacher of some four million random weights and a tokenizer made from the corpus."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from instil.data.config import DataConfig
+    from instil.data.load import load_splits
+
+    splits, _ = load_splits(DataConfig(source="synopsis"), base=folder)
+    words = ByteLevelBPETokenizer()
+    words.train_from_iterator(
+        (record.source for record in splits["train"][:500]), 2000, special_tokens=["<pad>", "</s>"]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, pad_token="<pad>", eos_token="</s>")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, **shape))
+    model.save_pretrained(folder / "teacher")
+    tokenizer.save_pretrained(folder / "teacher")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(_recipe(steps, records)), encoding="utf8")
+
+
+def _recipe(steps: int, records: int) -> dict[str, object]:
+    loop = {"budget": {"steps": steps}, "batch_tokens": 1024, "checkpoint_steps": 5, "trackers": []}
+    return {
+        "name": "resume",
+        "data": {"source": "synopsis", "limit": {"train": records, "validation": 20, "test": 20}},
+        "prompt": {"kind": "template", "text": "{source}\n\nSynopsis:"},
+        "limits": {"source": 96, "target": 24},
+        "teacher": {"model": "teacher", "teach": {"adapt": {"kind": "full"}, "loop": loop}},
+        "student": {"layers": 3, "calibration": 8},
+        "distil": {"alpha": 0.7, "loop": loop},
+        "evaluate": {"items": 8, "max_new_tokens": 8, "latency_items": 2},
+    }
+
+
+def _start(folder: Path, runs: str) -> tuple[subprocess.Popen[bytes], Path]:
+    log = folder / f"{runs}.log"
+    with log.open("wb") as file:
+        command = [*_COMMAND, "run", "recipe.yaml", "--set", f"runs_dir={runs}"]
+        return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=file), log
+
+
+def run_whole(folder: Path, runs: str) -> None:
+    """The run to its end. Raises `RuntimeError` with what it said when it fails."""
+    process, log = _start(folder, runs)
+    if process.wait() != 0:
+        raise RuntimeError(f"instil run failed:\n{log.read_text(encoding='utf8')}")
+
+
+def run_and_kill(folder: Path, runs: str, stage: str, after_s: float) -> Kill | None:
+    """The run until `after_s` seconds into `stage`; None where the run ended before."""
+    process, log = _start(folder, runs)
+    try:
+        while f"\n{stage}: " not in "\n" + log.read_text(encoding="utf8"):
+            if process.poll() is not None:
+                return None
+            time.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(after_s)
+            return None
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    return Kill(stage=stage, after_s=round(after_s, 2), steps=_steps(folder / runs, stage))
+
+
+def _steps(runs: Path, stage: str) -> int:
+    history = next(runs.glob(f"*/{stage}-????????????????.part/history.jsonl"), None)
+    return len(history.read_text(encoding="utf8").splitlines()) if history else 0
+
+
+def seconds_of(runs: Path) -> dict[str, float]:
+    """Wall time of each stage of a finished run."""
+    manifests = {path.parent.name.rpartition("-")[0]: path for path in runs.glob("*/*/manifest.json")}
+    return {stage: float(json.loads(manifests[stage].read_text(encoding="utf8"))["wall_s"]) for stage in STAGES}
+
+
+def hashes(runs: Path) -> dict[str, str]:
+    """SHA-256 of all weights and label shards of a finished run, by the stage and file."""
+    files = [path for pattern in _HASHED for path in runs.glob(f"*/{pattern}")]
+    return {f"{path.parents[1].name.rpartition('-')[0]}/{path.name}": hash_file(path) for path in sorted(files)}
+
+
+def compare(folder: Path, *, seed: int, quick: bool) -> dict[str, object]:
+    """Both runs; what was killed when, and every hash of both."""
+    dice = random.Random(seed)
+    write_project(folder, steps=20 if quick else 60, records=200 if quick else 1200)
+    run_whole(folder, "whole")
+    duration = seconds_of(folder / "whole")
+    stages = ("teach", "distil") if quick else (*STAGES, "teach", "distil", "distil")
+    kills = [run_and_kill(folder, "killed", stage, dice.uniform(0, duration[stage])) for stage in stages]
+    run_whole(folder, "killed")
+    whole, killed = hashes(folder / "whole"), hashes(folder / "killed")
+    return {
+        "seed": seed, "kills": [asdict(kill) for kill in kills if kill], "uninterrupted": whole, "killed": killed,
+        "same": whole == killed,
+    }  # fmt: skip
+
+
+def _table(found: dict[str, object]) -> str:
+    whole, killed = found["uninterrupted"], found["killed"]
+    assert isinstance(whole, dict) and isinstance(killed, dict) and isinstance(found["kills"], list)
+    lines = [f"killed {kill['after_s']} s into {kill['stage']}, at step {kill['steps']}" for kill in found["kills"]]
+    lines += [f"{name:<48} {whole[name][:16]}  {killed.get(name, 'missing')[:16]}" for name in whole]
+    verdict = "the same bits" if found["same"] else "DIFFERENT"
+    return "\n".join([*lines, f"{len(found['kills'])} kills (seed {found['seed']}): {verdict}"])
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.resume", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="two kills in short runs instead of nine")
+    parser.add_argument("--seed", type=int, default=None, help="repeat the moments of an earlier call")
+    wanted = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if wanted.seed is None else wanted.seed
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with tempfile.TemporaryDirectory(prefix="instil-resume-") as folder:
+        found = compare(Path(folder), seed=seed, quick=wanted.quick)
+    print(json.dumps(found, indent=2) if wanted.json else _table(found))
+    return 0 if found["same"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
