@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_model
 
 from instil.data.tokens import Encoded
 from instil.models.family import family_of
 from instil.models.probe import evaluating
 from instil.models.students.depth import keep_layers
 from instil.models.students.refit import mend_cuts
+from tiny import tiny_model
 
 EXAMPLES = [
     Encoded(str(seed), tuple((seed * 31 + index * 7) % 250 + 3 for index in range(24)), (5, 9, 1)) for seed in range(24)

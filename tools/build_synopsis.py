@@ -156,7 +156,7 @@ def without_common_prefixes(pairs: list[Pair]) -> list[Pair]:
 def shingles(text: str, size: int) -> set[int]:
     """Hashes (within one process) of the runs of `size` words in `text`."""
     found = words(text)
-    return {hash(tuple(found[i:i + size])) for i in range(len(found) - size + 1)}
+    return {hash(tuple(found[i : i + size])) for i in range(len(found) - size + 1)}
 
 
 class Overlaps:
@@ -224,11 +224,11 @@ def split(pairs: list[Pair], log: Log, *, test: int = TEST, validation: int = VA
     Train loses what shares half of its word 8-grams with an example of the other two.
     """
     ordered = sorted(pairs, key=lambda pair: hashlib.sha256(opening(pair).encode()).hexdigest())
-    held = ordered[:test + validation]
+    held = ordered[: test + validation]
     index = Overlaps(LEAK_SHINGLE)
     for pair in held:
         index.add(pair.source)
-    train = [pair for pair in ordered[test + validation:] if index.share(pair.source) < LEAK_SHARE]
+    train = [pair for pair in ordered[test + validation :] if index.share(pair.source) < LEAK_SHARE]
     log.note(f"train shares no half of word {LEAK_SHINGLE}-grams with validation or test", len(train) + len(held))
     return {"train": train, "validation": held[test:], "test": held[:test]}
 

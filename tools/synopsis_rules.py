@@ -65,9 +65,7 @@ _FILES = (
     r"32-?bit|64-?bit|x32|n32|n64)"
 )
 DASH = "[-\u2013\u2014]"
-_TAIL = re.compile(
-    rf"\s*(?:\((?:{_FILES}[\s,/&-]*)+\)|\s(?:{DASH}|:)+\s(?:{_FILES}[\s,/&-]*)+)$", re.IGNORECASE
-)
+_TAIL = re.compile(rf"\s*(?:\((?:{_FILES}[\s,/&-]*)+\)|\s(?:{DASH}|:)+\s(?:{_FILES}[\s,/&-]*)+)$", re.IGNORECASE)
 _LANGUAGE = re.compile(r"^(?:python3?|pypy3|elpa)-(?=..)")
 _SUFFIX = re.compile(
     r"-(?:dev|data|common|utils?|bin|tools|runtime|libs?|base|core|plugins?|modules?|extras?|all|gui|cli|server|client|"

@@ -85,7 +85,7 @@ def _item(line: str) -> str | None:
     """The text of a list item with its mark normalised, or None when `line` is not one."""
     stripped = line.strip()
     if mark := _BULLET.match(stripped):
-        return "- " + stripped[mark.end():]
+        return "- " + stripped[mark.end() :]
     return stripped if _INDEXED.match(stripped) else None
 
 
@@ -119,8 +119,8 @@ def sentences(text: str) -> list[str]:
     for line in text.splitlines():
         start = 0
         for end in _SENTENCE_END.finditer(line):
-            if not _ABBREVIATION.search(line[start:end.end()]):
-                found.append(line[start:end.end()].strip())
+            if not _ABBREVIATION.search(line[start : end.end()]):
+                found.append(line[start : end.end()].strip())
                 start = end.end()
         found.append(line[start:].strip())
     return [sentence for sentence in found if sentence]

@@ -134,7 +134,7 @@ def _outputs(
 def _calls(
     model: nn.Module, family: Family, examples: Sequence[Encoded], first: int, side: Side
 ) -> tuple[list[_Pass], list[Tensor]]:
-    """How the layers from `first` on are called, and the hidden states `(1, T of the example, D)` that `first` reads."""
+    """How the layers from `first` on are called, and the hidden states `(1, T, D)` that `first` reads, by example."""
     layers = list(stack_of(model, side).layers)[first:]
     passes = [_Pass() for _ in layers]
     hidden: list[Tensor] = []
