@@ -24,7 +24,7 @@ _IMPORTS = (
     "torch.utils.tensorboard", "transformers.generation.utils", "transformers.models.llama.modeling_llama",
     "transformers.models.t5.modeling_t5",
 )  # fmt: skip
-_DAC_OVERRIDE = 1
+_DAC_OVERRIDE, _DAC_READ_SEARCH = 1, 2
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -160,14 +160,14 @@ def _limit(request: dict[str, Any]) -> None:
 
 
 def _drop_override(libc: Any) -> None:
-    """Take CAP_DAC_OVERRIDE from this process, by which root may write where permissions forbid it."""
+    """Take from this process the capabilities by which root may read and write where permissions forbid it."""
     import ctypes
 
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
     sets = (ctypes.c_uint32 * 6)()
     libc.capget(header, sets)
     for index in range(3):
-        sets[index] &= ~(1 << _DAC_OVERRIDE)
+        sets[index] &= ~(1 << _DAC_OVERRIDE | 1 << _DAC_READ_SEARCH)
     if libc.capset(header, sets) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 

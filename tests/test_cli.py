@@ -53,7 +53,7 @@ def test_a_stage_that_the_recipe_leaves_out_says_so(folder: Path) -> None:
     ("arguments", "says"),
     [
         (("nonsense",), "No such command 'nonsense'"),
-        (("run",), "Missing argument 'RECIPE'"),
+        (("run",), "Missing argument"),
         (("run", "recipe.yaml", "--nonsense"), "No such option"),
         (("data", "nope.yaml"), "nope.yaml: no such recipe"),
         (("data", "recipe.yaml", "--set", "distil.alpha=2"), "--set distil.alpha=2: distil.alpha"),

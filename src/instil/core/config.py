@@ -53,14 +53,24 @@ def parse(
 
 
 def _problem(model: type[BaseModel], detail: ErrorDetails, where: Callable[[Place], Where]) -> tuple[Where, str]:
-    place: Place = tuple(part for part in detail["loc"] if not _is_union_tag(part))
+    place = _place(model, detail["loc"])
     key = ".".join(str(part) for part in place)
     message = _message(model, detail, place)
     return where(place), f"{key}: {message}" if key else message
 
 
-def _is_union_tag(part: int | str) -> bool:
-    return isinstance(part, str) and part[:1].isupper()
+def _place(model: type[BaseModel], location: Place) -> Place:
+    """`location` without what pydantic adds to it: which member of a union it tried."""
+    place: list[int | str] = []
+    section: type[BaseModel] | None = model
+    for part in location:
+        if isinstance(part, int):
+            place.append(part)
+        elif section is not None and part != section.__name__:
+            place.append(part)
+            field = section.model_fields.get(part)
+            section = _section(field.annotation) if field else None
+    return tuple(place)
 
 
 def _message(model: type[BaseModel], detail: ErrorDetails, place: Place) -> str:

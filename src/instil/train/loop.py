@@ -104,7 +104,11 @@ def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Runnin
     # Accelerate keeps one precision for the process; a run of several stages may have one for each.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=_precision(config), log_with=list(config.trackers) or None, project_dir=str(folder)
+        # Without it, processes on a machine that has no GPU would each train alone.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=_precision(config),
+        log_with=list(config.trackers) or None,
+        project_dir=str(folder),
     )
     if config.trackers and accelerator.is_main_process:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
