@@ -143,7 +143,14 @@ def _start(request: dict[str, Any]) -> int:
     _limit(request)
     from instil.run.cli import main
 
-    main(request["start"])
+    try:
+        main(request["start"])
+    except SystemExit as end:
+        # As at the end of Python, less the second that taking torch apart would cost.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(end.code or 0))
     raise AssertionError("main returned")
 
 

@@ -75,7 +75,7 @@ def test_a_file_that_is_not_there_or_not_readable(tmp_path: Path) -> None:
     (folder / "pairs.jsonl").chmod(0)
     _refused(instil("data", "recipe.yaml", cwd=folder, plain_user=True), says=("pairs.jsonl", "ermission"))
     (folder / "pairs.jsonl").unlink()
-    _refused(instil("data", "recipe.yaml", cwd=folder), says=("pairs.jsonl", "no such file"))
+    _refused(instil("data", "recipe.yaml", cwd=folder), says=("pairs.jsonl", "does not exist"))
 
 
 def test_nothing_to_evaluate_on(tmp_path: Path) -> None:
