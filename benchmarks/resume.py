@@ -2,7 +2,7 @@
 
     python -m benchmarks.resume [--json] [--quick] [--seed N]
 
-A small model from random weights is taught, labels and is distilled on the built-in corpus: once without a break, and
+A small model from random weights is taught, labels and is distilled on pairs of the built-in corpus: once without a break, and
 once with SIGKILL at random moments of every stage, each time followed by the same command. Both must end with the same
 weights, bit for bit. Nothing is downloaded. Exit code 0 where all hashes agree, 1 where they do not.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -24,7 +23,9 @@ from pathlib import Path
 
 import yaml
 
+from instil.core import console
 from instil.core.fingerprint import hash_file
+from instil.run.quiet import quiet_libraries
 
 STAGES = ("teach", "student", "label", "distil", "distil-without-teacher", "evaluate")
 _COMMAND = [sys.executable, "-c", "from instil.run.cli import main; main()"]
@@ -41,37 +42,38 @@ class Kill:
 
 
 def write_project(folder: Path, *, steps: int, records: int) -> None:
-    """A recipe in `folder` with a teacher of some four million random weights and a tokenizer made from the corpus."""
+    """A recipe, pairs of the built-in corpus, and a teacher of random weights with a tokenizer made from those pairs."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from instil.data.config import DataConfig
+    from instil.data.config import DataConfig, SplitLimits
     from instil.data.load import load_splits
+    from instil.data.records import write_jsonl
+    from instil.models.loading import save_model
 
-    splits, _ = load_splits(DataConfig(source="synopsis"), base=folder)
+    splits, _ = load_splits(DataConfig(source="synopsis", limit=SplitLimits(train=records)), base=folder)
+    write_jsonl(folder / "pairs.jsonl", splits["train"])
     words = ByteLevelBPETokenizer()
-    words.train_from_iterator(
-        (record.source for record in splits["train"][:500]), 2000, special_tokens=["<pad>", "</s>"]
-    )
+    sources = (record.source for record in splits["train"])
+    words.train_from_iterator(sources, vocab_size=2000, special_tokens=["<pad>", "</s>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, pad_token="<pad>", eos_token="</s>")
     torch.manual_seed(0)
-    shape = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
+    shape = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, **shape))
-    model.save_pretrained(folder / "teacher")
-    tokenizer.save_pretrained(folder / "teacher")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(_recipe(steps, records)), encoding="utf8")
+    save_model(model, tokenizer, folder / "teacher")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(_recipe(steps)), encoding="utf8")
 
 
-def _recipe(steps: int, records: int) -> dict[str, object]:
-    loop = {"budget": {"steps": steps}, "batch_tokens": 1024, "checkpoint_steps": 5, "trackers": []}
+def _recipe(steps: int) -> dict[str, object]:
+    loop = {"budget": {"steps": steps}, "batch_tokens": 768, "checkpoint_steps": 5, "trackers": []}
     return {
         "name": "resume",
-        "data": {"source": "synopsis", "limit": {"train": records, "validation": 20, "test": 20}},
+        "data": {"source": "pairs.jsonl", "clean": {"near_duplicates": None}},
         "prompt": {"kind": "template", "text": "{source}\n\nSynopsis:"},
         "limits": {"source": 96, "target": 24},
         "teacher": {"model": "teacher", "teach": {"adapt": {"kind": "full"}, "loop": loop}},
-        "student": {"layers": 3, "calibration": 8},
+        "student": {"layers": 2, "calibration": 8},
         "distil": {"alpha": 0.7, "loop": loop},
         "evaluate": {"items": 8, "max_new_tokens": 8, "latency_items": 2},
     }
@@ -129,11 +131,16 @@ def hashes(runs: Path) -> dict[str, str]:
 def compare(folder: Path, *, seed: int, quick: bool) -> dict[str, object]:
     """Both runs; what was killed when, and every hash of both."""
     dice = random.Random(seed)
-    write_project(folder, steps=20 if quick else 60, records=200 if quick else 1200)
+    write_project(folder, steps=20 if quick else 60, records=300 if quick else 1200)
+    console.say("a run without a break")
     run_whole(folder, "whole")
     duration = seconds_of(folder / "whole")
     stages = ("teach", "distil") if quick else (*STAGES, "teach", "distil", "distil")
-    kills = [run_and_kill(folder, "killed", stage, dice.uniform(0, duration[stage])) for stage in stages]
+    kills = []
+    for stage in stages:
+        console.say(f"a run that is killed in {stage}")
+        kills.append(run_and_kill(folder, "killed", stage, dice.uniform(0, duration[stage])))
+    console.say("the same command to the end")
     run_whole(folder, "killed")
     whole, killed = hashes(folder / "whole"), hashes(folder / "killed")
     return {
@@ -159,7 +166,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="repeat the moments of an earlier call")
     wanted = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if wanted.seed is None else wanted.seed
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet_libraries()
     with tempfile.TemporaryDirectory(prefix="instil-resume-") as folder:
         found = compare(Path(folder), seed=seed, quick=wanted.quick)
     print(json.dumps(found, indent=2) if wanted.json else _table(found))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.timeout(600)
 HERE = Path(__file__).resolve().parent
-TOLERANCE = 1e-6
+TOLERANCE = 1e-9
 
 
 def _free_port() -> int:
