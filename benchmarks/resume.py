@@ -2,9 +2,9 @@
 
     python -m benchmarks.resume [--json] [--quick] [--seed N]
 
-A small model from random weights is taught, labels and is distilled on pairs of the built-in corpus: once without a break, and
-once with SIGKILL at random moments of every stage, each time followed by the same command. Both must end with the same
-weights, bit for bit. Nothing is downloaded. Exit code 0 where all hashes agree, 1 where they do not.
+A small model of random weights is taught, labels and is distilled on pairs of the built-in corpus: once without a
+break, and once with SIGKILL at random moments of every stage, each time followed by the same command. Both must end
+with the same weights, bit for bit. Nothing is downloaded. Exit code 0 where all hashes agree, 1 where they do not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Kill:
 
 
 def write_project(folder: Path, *, steps: int, records: int) -> None:
-    """A recipe, pairs of the built-in corpus, and a teacher of random weights with a tokenizer made from those pairs."""
+    """A recipe, pairs of the built-in corpus, and a teacher of random weights with a tokenizer made from the pairs."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
