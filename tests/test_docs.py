@@ -1,10 +1,20 @@
-"""The pages that are made from the code are up to date."""
+"""The pages that are made from the code are up to date, and what ships beside it fits."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from instil.core.fingerprint import fingerprint
+from instil.data.synopsis import load
+from instil.labels.store import LabelStore
+from instil.models.adapters import hash_adapter
+from instil.run.recipe_file import read_recipe
+from instil.run.stages.label import STORE_NAME
+from instil.run.stages.teach import shipped
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,3 +24,24 @@ def test_the_command_line_page_says_what_help_says() -> None:
         [sys.executable, ROOT / "tools" / "build_cli_docs.py", "--check"], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_reads_and_stands_in_the_readme(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.name
+    assert path.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text(encoding="utf8")
+
+
+def test_what_ships_for_the_quickstart_fits_its_recipe() -> None:
+    recipe = read_recipe(ROOT / "recipes" / "quickstart.yaml")
+    assert recipe.teacher.adapter and recipe.labels.store
+    hash_adapter(shipped(recipe.teacher.adapter, "models"))
+    folder = shipped(recipe.labels.store, "labels")
+    store = LabelStore(
+        folder / STORE_NAME,
+        expect={"prompt": fingerprint(recipe.prompt, recipe.limits)},
+        temperature=recipe.labels.temperature,
+    )
+    assert len(store) == 1200
+    assert all(record.id in store for record in load("train")[:1200])
