@@ -242,8 +242,9 @@ def packed(pairs: list[Pair]) -> bytes:
 
 
 def describe(path: Path) -> dict[str, str]:
-    """Name and hash of an index file."""
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    """Name and hash of an index file; the name without the mirror that apt puts before it."""
+    name = path.name.partition("_dists_")[2] or path.name
+    return {"file": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def write(splits: dict[str, list[Pair]], log: Log, indexes: list[Path], out: Path) -> None:
