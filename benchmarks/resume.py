@@ -10,14 +10,15 @@ with the same weights, bit for bit. Nothing is downloaded. Exit code 0 where all
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,17 +29,18 @@ from instil.core.fingerprint import hash_file
 from instil.run.quiet import quiet_libraries
 
 STAGES = ("teach", "student", "label", "distil", "distil-without-teacher", "evaluate")
+TRAINING = ("teach", "distil", "distil-without-teacher")
 _COMMAND = [sys.executable, "-c", "from instil.run.cli import main; main()"]
 _HASHED = ("*/model/model.safetensors", "*/store/shard-*.safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """One SIGKILL: in which stage, so many seconds after it began, and the optimizer steps that were done by then."""
+    """One SIGKILL: in which stage, so many seconds after it began; in training, after `step` optimizer steps."""
 
     stage: str
     after_s: float
-    steps: int
+    step: int | None = None
 
 
 def write_project(folder: Path, *, steps: int, records: int) -> None:
@@ -56,7 +58,7 @@ def write_project(folder: Path, *, steps: int, records: int) -> None:
     write_jsonl(folder / "pairs.jsonl", splits["train"])
     words = ByteLevelBPETokenizer()
     sources = (record.source for record in splits["train"])
-    words.train_from_iterator(sources, vocab_size=2000, special_tokens=["<pad>", "</s>"])
+    words.train_from_iterator(sources, vocab_size=2000, special_tokens=["<pad>", "</s>"], show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, pad_token="<pad>", eos_token="</s>")
     torch.manual_seed(0)
     shape = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -93,22 +95,30 @@ def run_whole(folder: Path, runs: str) -> None:
         raise RuntimeError(f"instil run failed:\n{log.read_text(encoding='utf8')}")
 
 
-def run_and_kill(folder: Path, runs: str, stage: str, after_s: float) -> Kill | None:
-    """The run until `after_s` seconds into `stage`; None where the run ended before."""
+def run_and_kill(folder: Path, runs: str, moment: Kill) -> Kill | None:
+    """The run until `moment`: a step of a training stage, or else seconds into another one. Returns when it really was;
+    None where the run was through before."""
     process, log = _start(folder, runs)
+    begun = re.compile(rf"^{moment.stage}: (making|going on in) ", re.MULTILINE)
     try:
-        while f"\n{stage}: " not in "\n" + log.read_text(encoding="utf8"):
-            if process.poll() is not None:
-                return None
-            time.sleep(0.01)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(after_s)
-            return None
-        process.send_signal(signal.SIGKILL)
+        started = None
+        while process.poll() is None:
+            if started is None and begun.search(log.read_text(encoding="utf8")):
+                started = time.monotonic()
+            if started is not None and _reached(folder / runs, moment, time.monotonic() - started):
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                steps = _steps(folder / runs, moment.stage) if moment.step else None
+                return Kill(stage=moment.stage, after_s=round(time.monotonic() - started, 2), step=steps)
+            time.sleep(0.005)
+        return None
     finally:
         process.kill()
         process.wait()
-    return Kill(stage=stage, after_s=round(after_s, 2), steps=_steps(folder / runs, stage))
+
+
+def _reached(runs: Path, moment: Kill, elapsed: float) -> bool:
+    return elapsed >= moment.after_s if moment.step is None else _steps(runs, moment.stage) >= moment.step
 
 
 def _steps(runs: Path, stage: str) -> int:
@@ -128,18 +138,28 @@ def hashes(runs: Path) -> dict[str, str]:
     return {f"{path.parents[1].name.rpartition('-')[0]}/{path.name}": hash_file(path) for path in sorted(files)}
 
 
+def moments(dice: random.Random, duration: Mapping[str, float], *, steps: int, times: int) -> list[Kill]:
+    """Random moments to kill at, in the order in which a run reaches them: `times` in each training stage."""
+    found = []
+    for stage in STAGES:
+        if stage in TRAINING:
+            drawn = sorted(dice.sample(range(1, steps), times))
+            found += [Kill(stage=stage, after_s=0, step=step) for step in drawn]
+        elif times > 1:
+            found.append(Kill(stage=stage, after_s=dice.uniform(0, duration[stage])))
+    return found
+
+
 def compare(folder: Path, *, seed: int, quick: bool) -> dict[str, object]:
     """Both runs; what was killed when, and every hash of both."""
-    dice = random.Random(seed)
-    write_project(folder, steps=20 if quick else 60, records=300 if quick else 1200)
+    steps = 20 if quick else 60
+    write_project(folder, steps=steps, records=300 if quick else 1200)
     console.say("a run without a break")
     run_whole(folder, "whole")
-    duration = seconds_of(folder / "whole")
-    stages = ("teach", "distil") if quick else (*STAGES, "teach", "distil", "distil")
     kills = []
-    for stage in stages:
-        console.say(f"a run that is killed in {stage}")
-        kills.append(run_and_kill(folder, "killed", stage, dice.uniform(0, duration[stage])))
+    for moment in moments(random.Random(seed), seconds_of(folder / "whole"), steps=steps, times=1 if quick else 2):
+        console.say(f"a run that is killed in {moment.stage}")
+        kills.append(run_and_kill(folder, "killed", moment))
     console.say("the same command to the end")
     run_whole(folder, "killed")
     whole, killed = hashes(folder / "whole"), hashes(folder / "killed")
@@ -152,7 +172,10 @@ def compare(folder: Path, *, seed: int, quick: bool) -> dict[str, object]:
 def _table(found: dict[str, object]) -> str:
     whole, killed = found["uninterrupted"], found["killed"]
     assert isinstance(whole, dict) and isinstance(killed, dict) and isinstance(found["kills"], list)
-    lines = [f"killed {kill['after_s']} s into {kill['stage']}, at step {kill['steps']}" for kill in found["kills"]]
+    lines = [
+        f"killed {kill['after_s']} s into {kill['stage']}" + (f", at step {kill['step']}" if kill["step"] else "")
+        for kill in found["kills"]
+    ]
     lines += [f"{name:<48} {whole[name][:16]}  {killed.get(name, 'missing')[:16]}" for name in whole]
     verdict = "the same bits" if found["same"] else "DIFFERENT"
     return "\n".join([*lines, f"{len(found['kills'])} kills (seed {found['seed']}): {verdict}"])
@@ -162,7 +185,7 @@ def main() -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.resume", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="two kills in short runs instead of nine")
+    parser.add_argument("--quick", action="store_true", help="three kills in short runs instead of nine")
     parser.add_argument("--seed", type=int, default=None, help="repeat the moments of an earlier call")
     wanted = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if wanted.seed is None else wanted.seed

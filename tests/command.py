@@ -141,6 +141,8 @@ def _start(request: dict[str, Any]) -> int:
     for number, path in ((0, os.devnull), *zip((1, 2), request["streams"], strict=True)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), number)
     _limit(request)
+    # Whoever runs the tests in the background of a shell has SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from instil.run.cli import main
 
     try:
