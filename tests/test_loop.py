@@ -26,7 +26,7 @@ from instil.train.loop import train
 from instil.train.schedule import Decay, rate_factor
 from instil.train.session import read_history, run_training
 from instil.train.state import StepReport
-from instil.train.task import RowLoss, TextTask
+from instil.train.task import LayerDrop, RowLoss, TextTask
 
 SEED = 11
 
@@ -395,3 +395,31 @@ def test_a_generator_may_be_left_at_any_step(tmp_path: Path) -> None:
     assert next(reports).step == 1
     reports.close()  # type: ignore[attr-defined]
     assert len(run(make_task(), make_config({"steps": 2}), tmp_path)) == 2
+
+
+# Layer drop
+
+
+def test_layer_drop_teaches_the_shorter_model_and_resumes_as_uninterrupted(tmp_path: Path) -> None:
+    def task_of() -> TextTask:
+        task = make_task(count=24)
+        task.drop = LayerDrop(kept=(0,), share=0.5, seed=SEED)
+        return task
+
+    config = make_config({"steps": 12}, batch_size=2, checkpoint_steps=4)
+    task = task_of()
+    before = weights(task)
+    passed = [task.batch([first, first + 1]).kept for first in range(0, 24, 2)]
+    assert set(passed) == {None, (0,)} and passed == [task.batch([n, n + 1]).kept for n in range(0, 24, 2)]
+    short = next(task.batch([n, n + 1]) for n in range(0, 24, 2) if passed[n // 2])
+    task.module(short).total.backward()
+    untouched = [name for name, p in task.module.named_parameters() if p.grad is None]
+    assert untouched and all(".layers.1." in name for name in untouched)
+    task.module.zero_grad()
+    run(task, config, tmp_path / "whole")
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in weights(task).items())
+    for _ in zip(range(6), train(task_of(), config, folder=tmp_path / "cut", seed=SEED), strict=False):
+        pass
+    resumed = task_of()
+    run(resumed, config, tmp_path / "cut")
+    assert all(torch.equal(tensor, weights(task)[name]) for name, tensor in weights(resumed).items())

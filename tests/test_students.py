@@ -15,7 +15,7 @@ import tiny
 from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import family_of
-from instil.models.layers import Side, stack_of
+from instil.models.layers import Side, only_layers, stack_of
 from instil.models.students.depth import block_influence, evenly_spaced, keep_layers, most_influential
 
 ALL = (*tiny.ENCODER_DECODER, *tiny.DECODER_ONLY)
@@ -270,3 +270,19 @@ def test_impossible_numbers_of_layers_are_refused(keep: int) -> None:
         evenly_spaced(4, keep)
     with pytest.raises(ModelError, match=f"cannot keep {keep} of 4 layers"):
         most_influential([0.1] * 4, keep)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_running_with_only_some_layers_is_running_the_shorter_model(name: str) -> None:
+    """Also what the config says of each layer; afterwards, or after an error, the model is whole again."""
+    model, kept = teacher_of(name), (0, 2, 3)
+    whole, before = logits(model), weights(model)
+    for side in sides(model):
+        with only_layers(model, kept, side=side):
+            part = logits(model)
+        assert torch.allclose(part, logits(keep_layers(model, kept, side=side)), atol=1e-6)
+        assert not torch.allclose(part, whole, atol=1e-3)
+        with pytest.raises(KeyError), only_layers(model, kept, side=side):
+            raise KeyError
+        assert torch.equal(logits(model), whole) and same_weights(model, before)
+        assert model.config.to_dict() == teacher_of(name).config.to_dict()

@@ -5,8 +5,10 @@ Shape letters: N rows, D width, V vocabulary.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
 from instil.models.family import Batch, Family
 from instil.models.head import Head
+from instil.models.layers import only_layers
 from instil.objectives.fused import LossSums, Mix, Projection, SparseLabels, row_loss
 
 LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
@@ -28,6 +31,8 @@ class TextBatch:
     batch: Batch
     labels: SparseLabels | None
     tokens: int
+    kept: tuple[int, ...] | None = None
+    """The decoder layers that this batch passes; None for all."""
 
     @property
     def rows(self) -> int:
@@ -36,7 +41,8 @@ class TextBatch:
 
     def to(self, device: torch.device) -> TextBatch:
         """The same on `device`."""
-        return TextBatch(self.batch.to(device), self.labels.to(device) if self.labels else None, self.tokens)
+        labels = self.labels.to(device) if self.labels else None
+        return replace(self, batch=self.batch.to(device), labels=labels)
 
 
 class RowLoss(nn.Module):
@@ -50,7 +56,8 @@ class RowLoss(nn.Module):
 
     def forward(self, batch: TextBatch) -> LossSums:
         """Loss sums of `batch`, in nats. Without labels, the soft part of the mix is left out."""
-        rows = self.family.rows(self.model, batch.batch)
+        with only_layers(self.model, batch.kept) if batch.kept else nullcontext():
+            rows = self.family.rows(self.model, batch.batch)
         mix = self.mix if batch.labels is not None else Mix(hard=1.0, smoothing=self.mix.smoothing)
         return row_loss(
             rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
@@ -63,6 +70,23 @@ def projection_of(head: Head) -> Projection:
     return Projection(scale=head.scale, softcap=head.softcap, n_valid=head.n_valid)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerDrop:
+    """A share of the micro-batches passes only the decoder layers `kept` (LayerDrop, Fan et al. 2019, arXiv 1909.11556,
+    with one fixed choice of layers), so that a student of these layers starts close to the whole model.
+
+    Which batches they are follows from `seed` and the batch alone, so a resumed run takes the same.
+    """
+
+    kept: tuple[int, ...]
+    share: float
+    seed: int
+
+    def of(self, indices: Sequence[int]) -> tuple[int, ...] | None:
+        """The layers that the batch of these examples passes; None for all."""
+        return self.kept if random.Random(f"{self.seed}/{list(indices)}").random() < self.share else None
+
+
 @dataclass(slots=True)
 class TextTask:
     """Examples for `module`, with labels where a reader is given; `held_out` examples are scored by cross-entropy."""
@@ -72,6 +96,7 @@ class TextTask:
     held_out: Sequence[Encoded] = ()
     labels: LabelReader | None = None
     batch_tokens: int = 2048
+    drop: LayerDrop | None = None
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -81,10 +106,11 @@ class TextTask:
     def batch(self, indices: Sequence[int]) -> TextBatch:
         """The micro-batch of these examples, labelled."""
         chosen = [self.examples[index] for index in indices]
+        kept = self.drop.of(indices) if self.drop else None
         if self.labels is None:
-            return self._collate(chosen, None)
+            return self._collate(chosen, None, kept)
         ids_NK, probs_NK = self.labels(chosen)
-        return self._collate(chosen, SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK))
+        return self._collate(chosen, SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK), kept)
 
     def validation(self) -> Iterator[TextBatch]:
         """Unlabelled micro-batches of the held-out examples."""
@@ -93,6 +119,8 @@ class TextTask:
         for indices in epoch_batches(lengths, tokens=tokens, seed=0, epoch=0):
             yield self._collate([self.held_out[index] for index in indices], None)
 
-    def _collate(self, examples: Sequence[Encoded], labels: SparseLabels | None) -> TextBatch:
+    def _collate(
+        self, examples: Sequence[Encoded], labels: SparseLabels | None, kept: tuple[int, ...] | None = None
+    ) -> TextBatch:
         batch = self.module.family.collate(examples)
-        return TextBatch(batch, labels, sum(example.length for example in examples))
+        return TextBatch(batch, labels, sum(example.length for example in examples), kept)

@@ -21,10 +21,8 @@ from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.models.head import unwrap
-from instil.models.layers import Side, stack_of
+from instil.models.layers import Side, config_of_kept, stack_of
 from instil.models.probe import evaluating
-
-_PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,22 +100,14 @@ def keep_layers(model: nn.Module, kept: Sequence[int], *, side: Side = "decoder"
     stack = stack_of(inner, side)
     if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < len(stack.layers):
         raise ModelError(f"layers {list(kept)} are not rising numbers from 0 to {len(stack.layers) - 1}")
-    student = type(inner)(_shorter(inner.config, stack.config_key, kept, side)).to(inner.dtype)
+    config = copy.deepcopy(inner.config)
+    for key, value in config_of_kept(inner.config, stack, kept, side).items():
+        setattr(config, key, value)
+    student = type(inner)(config).to(inner.dtype)
     weights = {new: tensor for name, tensor in inner.state_dict().items() if (new := _renamed(name, stack.path, kept))}
     student.load_state_dict(weights, strict=True)
     student.generation_config = copy.deepcopy(inner.generation_config)
     return student.eval()
-
-
-def _shorter(config: Any, key: str, kept: Sequence[int], side: Side) -> Any:
-    shorter = copy.deepcopy(config)
-    setattr(shorter, key, len(kept))
-    # What the config says of each layer (sliding or full attention, positions or none) travels with the layer.
-    for name in _PER_LAYER:
-        values = getattr(config, name, None)
-        if values and not (config.is_encoder_decoder and side == "encoder"):
-            setattr(shorter, name, [values[index] for index in kept])
-    return shorter
 
 
 def _renamed(name: str, path: str, kept: Sequence[int]) -> str | None:

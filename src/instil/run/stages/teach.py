@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,16 +17,18 @@ from instil.data.records import Record
 from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter, load_adapter
 from instil.models.family import family_of
+from instil.models.layers import stack_of
 from instil.models.loading import LoadedModel, load_model, locate
+from instil.models.students.depth import block_influence, most_influential
 from instil.objectives.fused import Mix
-from instil.run.recipe import Recipe, TeachConfig
+from instil.run.recipe import LayerDropConfig, Recipe, TeachConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import keep_adapter, keep_model, load_made
 from instil.train.checkpoint import discard
 from instil.train.config import LoopConfig
 from instil.train.session import run_training
-from instil.train.task import RowLoss, TextTask
+from instil.train.task import LayerDrop, RowLoss, TextTask
 from instil.train.teach import adapt
 
 BUILTIN = "builtin:"
@@ -93,7 +96,7 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
     if teach is None:
         return base
     config = {
-        "teach": {"adapt": teach.adapt.model_dump(mode="json"), "loop": teach.loop.decisive()},
+        "teach": teach.model_dump(mode="json", exclude={"loop"}) | {"loop": teach.loop.decisive()},
         "prompt": recipe.prompt.model_dump(mode="json"),
         "limits": recipe.limits.model_dump(mode="json"),
     }
@@ -112,13 +115,30 @@ def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder
     loaded = base.load()
     examples, cut = encode(recipe, loaded, data.splits["train"], "train")
     held_out = held_out_examples(recipe, loaded, data, teach.loop)
+    drop = _layer_drop(recipe, teach.layer_drop, loaded, examples) if teach.layer_drop else None
     model = adapt(loaded.model, teach.adapt, seed=recipe.seed)
     task = TextTask(
-        RowLoss(model, family_of(model), Mix(hard=1.0)), examples, held_out, batch_tokens=teach.loop.batch_tokens
-    )
+        RowLoss(model, family_of(model), Mix(hard=1.0)), examples, held_out, batch_tokens=teach.loop.batch_tokens,
+        drop=drop,
+    )  # fmt: skip
     with console.progress("teach", 100, "%") as advance:
         result = run_training(task, teach.loop, folder=folder, seed=recipe.seed, advance=advance)
     result["cut"] = str(cut)
+    if drop:
+        result["layer_drop"] = list(drop.kept)
     if teach.adapt.kind == "lora":
         return result | keep_adapter(model.half(), recipe.teacher.model, folder)
     return result | keep_model(model, loaded.tokenizer, folder)
+
+
+def _layer_drop(
+    recipe: Recipe, section: LayerDropConfig, loaded: LoadedModel, examples: Sequence[Encoded]
+) -> LayerDrop:
+    count = len(stack_of(loaded.model).layers)
+    if section.keep >= count:
+        raise ConfigError(f"layer_drop.keep is {section.keep} but the teacher has {count} layers; keep fewer")
+    influence = block_influence(loaded.model, family_of(loaded.model), examples[: section.calibration])
+    # Some architectures keep in the first layer what the others use too (T5's position bias).
+    kept = most_influential((math.inf, *influence[1:]), section.keep)
+    console.say(f"  teaches layers {', '.join(map(str, kept))} of {count} to do without the others")
+    return LayerDrop(kept, section.share, recipe.seed)
