@@ -33,8 +33,33 @@ def dense_logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, pr
     return logits_NV[:, : projection.n_valid]
 
 
-def partition_kl(logits_V: Tensor, ids_K: Tensor, probs_K: Tensor, temperature: float) -> Tensor:
-    """Forward KL of one row over {each head id, all other ids}."""
+def dense_divergence(kind: str, beta: float, p_K: Tensor, log_q_K: Tensor) -> Tensor:
+    """The divergence of two distributions over K cells from its definition; 0 log 0 is 0, and log 0 is log 1e-30."""
+
+    def kl(a_K: Tensor, log_a_K: Tensor, log_b_K: Tensor) -> Tensor:
+        return torch.where(a_K > 0, a_K * (log_a_K - log_b_K), 0.0).sum()
+
+    q_K, log_p_K = log_q_K.exp(), p_K.clamp_min(1e-30).log()
+    log_middle_K = (beta * p_K + (1 - beta) * q_K).clamp_min(1e-30).log()
+    match kind:
+        case "forward_kl":
+            return kl(p_K, log_p_K, log_q_K)
+        case "reverse_kl":
+            return kl(q_K, log_q_K, log_p_K)
+        case "jsd":
+            return beta * kl(p_K, log_p_K, log_middle_K) + (1 - beta) * kl(q_K, log_q_K, log_middle_K)
+        case "skew_kl":
+            return kl(p_K, log_p_K, log_middle_K)
+        case "skew_reverse_kl":
+            return kl(q_K, log_q_K, log_middle_K)
+        case "total_variation":
+            return (p_K - q_K).abs().sum() / 2
+    raise ValueError(kind)
+
+
+def partition_divergence(logits_V: Tensor, ids_K: Tensor, probs_K: Tensor, mix: Mix) -> Tensor:
+    """Divergence of one row over {each head id, all other ids}."""
+    temperature = mix.temperature
     log_q_V = torch.log_softmax(logits_V / temperature, -1)
     label = {int(i): float(p) for i, p in zip(ids_K, probs_K, strict=True) if 0 <= i < len(logits_V)}
     others = [index for index in range(len(logits_V)) if index not in label]
@@ -43,13 +68,10 @@ def partition_kl(logits_V: Tensor, ids_K: Tensor, probs_K: Tensor, temperature: 
         label = {index: p / sum(label.values()) for index, p in label.items()}
         tail = 0.0
     cells = [(p, log_q_V[index]) for index, p in label.items()]
-    if tail > 0:
-        cells.append((tail, torch.logsumexp(log_q_V[others], -1)))
-    divergence = logits_V.new_zeros(())
-    for p, log_q in cells:
-        if p > 0:
-            divergence = divergence + p * (torch.tensor(p, dtype=torch.float64).log() - log_q)
-    return divergence
+    if others:
+        cells.append((max(tail, 0.0), torch.logsumexp(log_q_V[others], -1)))
+    p_K = torch.tensor([p for p, _ in cells], dtype=torch.float64)
+    return dense_divergence(mix.divergence, mix.beta, p_K, torch.stack([log_q for _, log_q in cells]))
 
 
 def cross_entropy(logits_V: Tensor, target: int, smoothing: float) -> Tensor:
@@ -77,9 +99,9 @@ def dense_loss(
     for row, logits_V in enumerate(logits_NV):
         part = logits_V.new_zeros(())
         if labels is not None and mix.soft:
-            one = partition_kl(logits_V, labels.ids_NK[row], labels.probs_NK[row].double(), mix.temperature)
+            one = partition_divergence(logits_V, labels.ids_NK[row], labels.probs_NK[row].double(), mix)
             part, soft = part + mix.soft * mix.temperature**2 * one, soft + one
-        if mix.hard or not mix.soft:
+        if mix.hard or not mix.soft or (labels is not None and mix.temperature == 1):
             one = cross_entropy(logits_V, int(target_N[row]), mix.smoothing)
             part, hard = part + mix.hard * one, hard + one
         total = total + part * (1 if weight_N is None else weight_N[row])

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from instil.objectives.config import DIVERGENCES, Divergence
+from instil.objectives.divergences import divergence
 from instil.objectives.fused import LossSums, Mix, Projection, SparseLabels, row_loss
 from oracle import dense_loss
 
@@ -119,6 +121,59 @@ def test_value_and_gradients_agree_with_the_oracle(
 ) -> None:
     case = make_case(vocabulary=vocabulary, head=head, seed=vocabulary)
     check(replace(case, mix=replace(BOTH, temperature=temperature)), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_every_divergence_agrees_with_the_oracle(
+    kind: Divergence, beta: float, temperature: float, dtype: torch.dtype
+) -> None:
+    mix = replace(BOTH, temperature=temperature, divergence=kind, beta=beta)
+    for vocabulary, head in ((3, 2), (11, 11), (257, 12)):
+        check(replace(make_case(vocabulary=vocabulary, head=head, seed=vocabulary), mix=mix), dtype=dtype)
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("p", [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
+def test_divergences_are_finite_and_not_negative_at_the_edges(kind: Divergence, p: tuple[float, float]) -> None:
+    case = make_case(rows=4, vocabulary=6, head=2)
+    with torch.no_grad():
+        case.weight_VD[0] = 300 * case.hidden_ND[0]
+    labels = labels_of(4, {0: p[0], 3: p[1]})
+    for dtype in (torch.float32, torch.float64):
+        sure = replace(case, labels=labels, mix=Mix(soft=1.0, hard=0.0, divergence=kind)).as_type(dtype)
+        loss = sure.fused()
+        loss.total.backward()
+        assert loss.soft >= 0
+        assert all(leaf.grad is not None and bool(leaf.grad.isfinite().all()) for leaf in sure.leaves.values())
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_every_divergence_is_zero_when_equal(kind: Divergence) -> None:
+    case = make_case(rows=6, vocabulary=50)
+    with torch.no_grad():
+        probs_NK, ids_NK = (case.hidden_ND @ case.weight_VD.T + case.bias_V).softmax(-1).topk(5)
+    mix = Mix(soft=1.0, hard=0.0, divergence=kind)
+    equal = replace(case, labels=SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK), mix=mix).as_type(torch.float64)
+    assert 0 <= equal.fused().soft < 1e-12
+
+
+def test_limits_of_the_divergences() -> None:
+    """Their documented limits, on partitions: beta -> 0 of jsd / beta and of skew_kl is the forward KL, and so on."""
+    generator = torch.Generator().manual_seed(0)
+    p_CK, q_CK = (torch.randn(20, 5, generator=generator, dtype=torch.float64).softmax(-1) for _ in range(2))
+
+    def value(kind: Divergence, beta: float = 0.5) -> Tensor:
+        return divergence(kind, beta, p_CK, q_CK.log())[0]
+
+    near = 1e-7
+    assert torch.allclose(value("jsd", near) / near, value("forward_kl"), atol=1e-5)
+    assert torch.allclose(value("jsd", 1 - near) / near, value("reverse_kl"), atol=1e-5)
+    assert torch.allclose(value("skew_kl", near), value("forward_kl"), atol=1e-5)
+    assert torch.allclose(value("skew_reverse_kl", 1 - near), value("reverse_kl"), atol=1e-5)
+    assert (value("total_variation") <= 1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

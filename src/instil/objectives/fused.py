@@ -3,31 +3,31 @@
 Shape letters: N rows, D width, V vocabulary, K head entries of a label, C rows of one chunk.
 
 For each row the teacher's label is a *partition* of the vocabulary: K ids with a probability each, and one cell that
-holds all other ids with the rest of the mass. The soft loss is the forward KL divergence between the two
-distributions coarsened to that partition: never negative, zero when they agree, a lower bound of the dense KL (data
-processing inequality; Cover and Thomas 2006, section 2.9), and equal to it when the head covers every id.
+holds all other ids with the rest of the mass. The soft loss is a divergence (divergences.py) between the two
+distributions coarsened to that partition: never negative, zero when they agree, a lower bound of the dense one (data
+processing inequality; Cover and Thomas 2006, section 2.9), and equal to it when the head covers every id. Labels with
+ids drawn from the tail hold all the mass and leave none to the tail's cell; the forward KL to those has the dense
+one's gradient on average over the draws.
 
-With z the student's logits at temperature T, q = softmax(z), q_t its mass in the tail cell, p the label:
-
-    loss          = sum_k p_k log(p_k / q_k) + p_t log(p_t / q_t)
-    d loss / d z  = q_v - p_v                    for v in the head
-                  = q_v (1 - p_t / q_t)          for v in the tail
-
-so the gradient is known when the loss is, and the backward pass only scales it: the logits of a chunk are made once.
+The gradient is known when the loss is, so the backward pass only scales it: the logits of a chunk are made once.
+At temperature 1, soft and hard loss share one softmax.
 Where the head covers every id there is no tail, and what rounding left of the label's mass is shared out in proportion.
 A student's tail below 1e-30 counts as 1e-30.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from instil.objectives.config import Divergence
+from instil.objectives.divergences import TINY, divergence
+
 DEFAULT_CHUNK = 512
-_TINY = 1e-30
 _NO_ID = -1
 
 
@@ -42,15 +42,19 @@ class Projection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What is added up: `soft` x T^2 x KL(label at T || student at T) + `hard` x cross-entropy (T = 1).
+    """What is added up: `soft` x T^2 x divergence(label at T, student at T) + `hard` x cross-entropy (T = 1).
 
     The factor T^2 keeps the soft gradient's size independent of T (Hinton et al. 2015, arXiv 1503.02531).
+    `divergence` and its `beta` are those of divergences.py. Only the forward KL may be given labels with drawn ids:
+    the others would take a draw for the teacher's own probability.
     """
 
     soft: float = 0.0
     hard: float = 1.0
     temperature: float = 1.0
     smoothing: float = 0.0
+    divergence: Divergence = "forward_kl"
+    beta: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,9 @@ class SparseLabels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSums:
-    """Sums over rows, in nats: `total` carries the gradient; `soft` (without T^2) and `hard` are for the log."""
+    """Sums over rows, in nats: `total` carries the gradient; `soft` (without T^2) and `hard` are for the log.
+
+    `hard` is the cross-entropy also where its weight is 0, as long as the soft loss is taken at temperature 1."""
 
     total: Float[Tensor, ""]
     soft: float
@@ -189,17 +195,15 @@ def _chunk(
     sums: Tensor,
 ) -> Tensor:
     """Gradient of the chunk's weighted loss with respect to its logits; adds (total, soft, hard) to `sums`."""
-    loss_C, grad_CV = torch.zeros_like(logits_CV[:, 0]), None
+    loss_C, grad_CV, log_total_C = torch.zeros_like(logits_CV[:, 0]), None, None
     if label is not None and mix.soft:
-        soft_C, soft_CV = _partition_kl(logits_CV, *label, mix.temperature)
+        soft_C, grad_CV, log_total_C = _partition(logits_CV, *label, mix)
         sums[1] += soft_C.sum()
         loss_C = loss_C + mix.soft * mix.temperature**2 * soft_C
-        grad_CV = soft_CV.mul_(mix.soft * mix.temperature)
-    if mix.hard or grad_CV is None:
-        hard_C, hard_CV = _cross_entropy(logits_CV, target_C, mix.smoothing)
+    if mix.hard or grad_CV is None or log_total_C is not None:
+        hard_C, grad_CV = _cross_entropy(logits_CV, target_C, mix, grad_CV, log_total_C)
         sums[2] += hard_C.sum()
         loss_C = loss_C + mix.hard * hard_C
-        grad_CV = hard_CV.mul_(mix.hard) if grad_CV is None else grad_CV.add_(hard_CV, alpha=mix.hard)
     if weight_C is not None:
         loss_C = loss_C * weight_C
         grad_CV *= weight_C[:, None]
@@ -207,44 +211,63 @@ def _chunk(
     return grad_CV
 
 
-def _cross_entropy(logits_CV: Tensor, target_C: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross-entropy of each row, and its gradient (softmax minus the smoothed one-hot)."""
-    log_total_C = logits_CV.logsumexp(-1)
+def _cross_entropy(
+    logits_CV: Tensor, target_C: Tensor, mix: Mix, grad_CV: Tensor | None, log_total_C: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Label-smoothed cross-entropy of each row, and `grad_CV` with its weighted gradient (softmax minus the smoothed
+    one-hot) added. `log_total_C` is given where `grad_CV` has the softmax's share already."""
+    shared = log_total_C is not None
+    if log_total_C is None:
+        log_total_C = logits_CV.logsumexp(-1)
     target_C1 = target_C[:, None]
-    loss_C = log_total_C - (1 - smoothing) * logits_CV.gather(1, target_C1)[:, 0]
-    grad_CV = (logits_CV - log_total_C[:, None]).exp_()
-    if smoothing:
-        loss_C = loss_C - smoothing * logits_CV.mean(-1)
-        grad_CV -= smoothing / logits_CV.shape[1]
-    grad_CV.scatter_add_(1, target_C1, torch.full_like(loss_C, smoothing - 1)[:, None])
+    loss_C = log_total_C - (1 - mix.smoothing) * logits_CV.gather(1, target_C1)[:, 0]
+    if mix.smoothing:
+        loss_C = loss_C - mix.smoothing * logits_CV.mean(-1)
+    if not mix.hard and grad_CV is not None:
+        return loss_C, grad_CV
+    if not shared or grad_CV is None:
+        softmax_CV = (logits_CV - log_total_C[:, None]).exp_()
+        grad_CV = softmax_CV.mul_(mix.hard) if grad_CV is None else grad_CV.add_(softmax_CV, alpha=mix.hard)
+    if mix.smoothing:
+        grad_CV -= mix.hard * mix.smoothing / logits_CV.shape[1]
+    grad_CV.scatter_add_(1, target_C1, torch.full_like(loss_C, mix.hard * (mix.smoothing - 1))[:, None])
     return loss_C, grad_CV
 
 
-def _partition_kl(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Forward KL over {head ids, tail} of each row, and its gradient with respect to logits / T.
+def _partition(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, mix: Mix) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The divergence over {head ids, tail} of each row and the gradient, with respect to the logits, of its weighted
+    part of the loss. At temperature 1, the hard loss's softmax is in the gradient too, and the log of the softmax's
+    total comes with it.
 
     The tail's mass is summed after the head's entries are taken out: 1 - sum(head) would cancel where it is small.
     """
-    valid = logits_CV.shape[1]
+    valid, temperature = logits_CV.shape[1], mix.temperature
     scaled_CV = logits_CV if temperature == 1 else logits_CV / temperature
     highest_C1 = scaled_CV.amax(-1, keepdim=True)
-    mass_CV = torch.nn.functional.pad((scaled_CV - highest_C1).exp_(), (0, 1))
     # An entry without a column of its own points at a spare one, so that it changes no real one.
+    mass_CV = scaled_CV.new_zeros((len(scaled_CV), valid + 1))
+    torch.sub(scaled_CV, highest_C1, out=mass_CV[:, :valid]).exp_()
     used_CK = (ids_CK >= 0) & (ids_CK < valid)
     ids_CK = torch.where(used_CK, ids_CK, valid).long()
     probs_CK, label_tail_C = _label_masses(probs_CK * used_CK, used_CK, valid)
     head_CK = mass_CV.gather(1, ids_CK)
     mass_CV.scatter_(1, ids_CK, 0.0)
-    tail_C = mass_CV.sum(-1)
-    total_C1 = (tail_C + head_CK.sum(-1))[:, None]
+    tail_C1 = mass_CV.sum(-1, keepdim=True)
+    total_C1 = tail_C1 + head_CK.sum(-1, keepdim=True)
     # From the logits, because a mass may be too small for a logarithm where its logit is not.
     log_q_CK = scaled_CV.gather(1, ids_CK.clamp_max(valid - 1)) - highest_C1 - total_C1.log()
-    log_q_tail_C = (tail_C / total_C1[:, 0]).clamp_min(_TINY).log()
-    loss_C = (torch.xlogy(probs_CK, probs_CK) - probs_CK * log_q_CK).sum(-1)
-    loss_C = loss_C + torch.xlogy(label_tail_C, label_tail_C) - label_tail_C * log_q_tail_C
-    mass_CV *= 1 / total_C1 - (label_tail_C / tail_C.clamp_min(_TINY))[:, None]
-    mass_CV.scatter_(1, ids_CK, head_CK / total_C1 - probs_CK)
-    return loss_C.clamp_min(0), mass_CV[:, :-1]
+    log_q_CK = log_q_CK.masked_fill(~used_CK, math.log(TINY))
+    log_q_tail_C1 = (tail_C1 / total_C1).clamp_min(TINY).log()
+    loss_C, slope_CK = divergence(
+        mix.divergence, mix.beta,
+        torch.cat([probs_CK, label_tail_C[:, None]], -1), torch.cat([log_q_CK, log_q_tail_C1], -1),
+    )  # fmt: skip
+    soft, hard = mix.soft * temperature, mix.hard if temperature == 1 else 0.0
+    both_C1 = hard - soft * slope_CK.sum(-1, keepdim=True)
+    mass_CV *= both_C1 / total_C1 + soft * slope_CK[:, -1:] / tail_C1.clamp_min(TINY)
+    mass_CV.scatter_(1, ids_CK, head_CK / total_C1 * both_C1 + soft * slope_CK[:, :-1])
+    log_total_C = (highest_C1 + total_C1.log())[:, 0] if temperature == 1 else None
+    return loss_C.clamp_min(0), mass_CV[:, :valid], log_total_C
 
 
 def _label_masses(probs_CK: Tensor, used_CK: Tensor, valid: int) -> tuple[Tensor, Tensor]:
@@ -254,5 +277,5 @@ def _label_masses(probs_CK: Tensor, used_CK: Tensor, valid: int) -> tuple[Tensor
     if probs_CK.shape[1] < valid:
         return probs_CK, tail_C
     whole_C = used_CK.sum(-1) == valid
-    scale_C = torch.where(whole_C, sum_C.clamp_min(_TINY), 1)
+    scale_C = torch.where(whole_C, sum_C.clamp_min(TINY), 1)
     return probs_CK / scale_C[:, None], tail_C.masked_fill(whole_C, 0)

@@ -53,7 +53,9 @@ def run_distil(shop: Workshop, recipe: Recipe, data: Data, student: Artifact, la
 
 def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     """The settings that the result depends on: without labels, no soft loss's."""
-    names = {"alpha", "temperature", "smoothing", "adapt"} if with_labels else {"smoothing", "adapt"}
+    names = (
+        {"alpha", "temperature", "smoothing", "adapt", "divergence", "beta"} if with_labels else {"smoothing", "adapt"}
+    )
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
@@ -65,7 +67,10 @@ def _distil(
     examples, cut = encode(recipe, loaded, records, "train")
     held_out = held_out_examples(recipe, loaded, data, section.loop)
     alpha = section.alpha if labels else 0.0
-    mix = Mix(soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing)
+    mix = Mix(
+        soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing,
+        divergence=section.divergence, beta=section.beta,
+    )  # fmt: skip
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
     task = TextTask(
         RowLoss(model, family_of(model), mix), examples, held_out,
