@@ -56,7 +56,7 @@ def recipe(kind: str = "t5", **sections: Any) -> dict[str, Any]:
             "model": str(models_folder() / kind),
             "teach": {"adapt": {"kind": "full" if kind == "t5" else "lora"}, "loop": loop},
         },
-        "labels": {"head": 4, "temperature": 2.0, "targets": "gold" if kind == "t5" else "teacher"},
+        "labels": {"head": 4, "temperatures": [2.0], "targets": "gold" if kind == "t5" else "teacher"},
         "student": {"layers": 1, "calibration": 4},
         "distil": {"alpha": 0.7, "temperature": 2.0, "loop": loop},
         "evaluate": {"items": 6, "max_new_tokens": 6, "latency_items": 2},

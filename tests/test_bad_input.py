@@ -274,7 +274,7 @@ def test_labels_of_another_teacher(copy: Path, tmp_path: Path) -> None:
 
 def test_labels_at_another_temperature(copy: Path) -> None:
     store = finished(copy, "label")
-    hotter = ("--set", "labels.temperature=4", "--set", "distil.temperature=4", "--set", f"labels.store={store}")
+    hotter = ("--set", "labels.temperatures=[4]", "--set", "distil.temperature=4", "--set", f"labels.store={store}")
     _refused(
         instil("distil", "recipe.yaml", *hotter, cwd=copy), says=("recorded at temperature 2", "the recipe asks for 4")
     )

@@ -23,7 +23,7 @@ data:
 teacher:
   model: somewhere
 labels:
-  temperature: 2.0
+  temperatures: [2.0]
 student:
   layers: 2
 distil:
@@ -80,7 +80,7 @@ def test_five_mistakes_are_told_at_once_each_with_its_line_in_order(tmp_path: Pa
         ("layers: 2", "layers: 2\n  choice: evenly", 10, "did you mean 'even'"),
         ("layers: 2", "choice: listed", 8, "keep lists the layers of choice: listed"),
         ("alpha: 0.7", "alpha: 0.7\n  adapt: {kind: last}", 12, "say how many with layers"),
-        ("  temperature: 2.0\nstudent", "  temperature: 4.0\nstudent", None, "distil.temperature is 2 but"),
+        ("temperatures: [2.0]", "temperatures: [1, 4]", None, "distil.temperature is 2 but"),
         ("student:\n  layers: 2\n", "", None, "distil has nobody to train"),
         ("  source: pairs.jsonl", "  columns: {source: a}", 2, "neither is set"),
         ("name: good", "name: good\nname: better", 2, "name: stands here a second time"),

@@ -1,6 +1,6 @@
 """A label store: shards, and a manifest that says whose labels they are. Reading refuses what does not match.
 
-labels/
+store/
     shard-00000.safetensors ...     512 examples each
     manifest.json                   written last: fingerprints, codec, checksums
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -21,19 +21,11 @@ from instil.core import publish
 from instil.core.errors import LabelError
 from instil.core.fingerprint import hash_file
 from instil.data.tokens import Encoded
-from instil.labels.codec import Shard, hash_prompt, restore_probs, unpack
+from instil.labels.codec import Codec
+from instil.labels.shard import Shard, hash_tokens
 
 MANIFEST_NAME = "manifest.json"
-
-
-class Codec(BaseModel):
-    """How rows are stored: `head` entries a row, at `temperature`, of a teacher with `vocabulary` output ids."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    head: int
-    temperature: float
-    vocabulary: int
+FORMAT = 2
 
 
 class ShardEntry(BaseModel):
@@ -48,13 +40,15 @@ class ShardEntry(BaseModel):
 
 
 class StoreManifest(BaseModel):
-    """What stands in a store's manifest. `made_from` maps teacher, tokenizer, prompt, ... to their fingerprints."""
+    """What stands in a store's manifest. `made_from` maps teacher, prompt, ... to their fingerprints; `part` is set
+    where the store holds only some of the shards, as "3/16"; `measured` is what `writer.measured` gives."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: int = FORMAT
     made_from: dict[str, str]
     codec: Codec
+    part: str | None = None
     shards: tuple[ShardEntry, ...]
     measured: dict[str, float]
 
@@ -64,53 +58,69 @@ class StoreManifest(BaseModel):
 
 
 def read_store_manifest(folder: Path) -> StoreManifest:
-    """The manifest of the store at `folder`. Raises `LabelError` where there is none, or a damaged one."""
+    """The manifest of the store at `folder`. Raises `LabelError` where there is none, or one that cannot be read."""
     path = folder / MANIFEST_NAME
     try:
-        return StoreManifest.model_validate(json.loads(path.read_text(encoding="utf8")))
+        raw = json.loads(path.read_text(encoding="utf8"))
+        if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
+            raise LabelError(f"{path}: format {raw['format']}, but this instil reads format {FORMAT}; label again")
+        return StoreManifest.model_validate(raw)
     except FileNotFoundError:
         raise LabelError(f"{folder}: no {MANIFEST_NAME}, so labelling has not ended; run instil label again") from None
+    except LabelError:
+        raise
     except ValueError as error:
         raise LabelError(f"{path}: damaged; delete the folder and run instil label again") from error
 
 
-class LabelStore:
-    """Labels by record id. Shards are read once, on first use, after their checksum is verified."""
+def damage_of(folder: Path, entry: ShardEntry) -> str:
+    """What is wrong with a shard's file, in a few words; empty when it is as it was written."""
+    path = folder / entry.file
+    if not path.is_file():
+        return f"{path}: missing"
+    if (found := hash_file(path)) != entry.sha256:
+        return f"{path}: damaged (checksum {found[:12]}, the manifest has {entry.sha256[:12]})"
+    return ""
 
-    def __init__(self, folder: Path, *, expect: Mapping[str, str], temperature: float) -> None:
+
+class LabelStore:
+    """Labels by record id, at one temperature. Checksums are verified on opening; rows are read when asked for."""
+
+    def __init__(self, folder: Path, *, expect: Mapping[str, str], temperature: float, drawn: bool = True) -> None:
         """Open the store at `folder`. Raises `LabelError` that names both values where `expect` (role -> fingerprint)
-        or `temperature` differ from the store's."""
+        or `temperature` differ from the store's. Without `drawn`, rows are their heads alone: what divergences over a
+        partition need."""
         self.folder = folder
         self.manifest = read_store_manifest(folder)
-        self._refuse_mismatch(expect, temperature)
-        self._places: dict[str, tuple[Shard, int]] = {}
-        for entry in self.manifest.shards:
-            shard = self._read(entry)
-            self._places.update({record: (shard, number) for number, record in enumerate(shard.ids)})
+        self._drawn = drawn
+        self._refuse_mismatch(expect)
+        try:
+            self._temperature = self.manifest.codec.at(temperature)
+        except LabelError as error:
+            raise LabelError(f"{folder}: {error}") from None
+        self._shards = [self._open(entry) for entry in self.manifest.shards]
+        self._places = {
+            record: (number, place)
+            for number, shard in enumerate(self._shards)
+            for place, record in enumerate(shard.records)
+        }
 
-    def _refuse_mismatch(self, expect: Mapping[str, str], temperature: float) -> None:
+    def _refuse_mismatch(self, expect: Mapping[str, str]) -> None:
+        if self.manifest.part:
+            raise LabelError(
+                f"{self.folder}: part {self.manifest.part} of a store; put them together: instil labels merge"
+            )
         for role, value in expect.items():
             if (stored := self.manifest.made_from.get(role)) != value:
                 raise LabelError(
                     f"{self.folder}: made from {role} {stored}, but this run has {role} {value};"
                     " label again, or use what the labels were made from"
                 )
-        if (stored_at := self.manifest.codec.temperature) != temperature:
-            raise LabelError(
-                f"{self.folder}: recorded at temperature {stored_at:g}, but the recipe asks for {temperature:g};"
-                " label again or change distil.temperature"
-            )
 
-    def _read(self, entry: ShardEntry) -> Shard:
-        path = self.folder / entry.file
-        if not path.is_file():
-            raise LabelError(f"{path}: missing; run instil label again, which makes only what is missing")
-        if (found := hash_file(path)) != entry.sha256:
-            raise LabelError(
-                f"{path}: damaged (checksum {found[:12]}, the manifest has {entry.sha256[:12]});"
-                " delete it and run instil label again, which makes only what is missing"
-            )
-        return unpack(path)
+    def _open(self, entry: ShardEntry) -> Shard:
+        if damage := damage_of(self.folder, entry):
+            raise LabelError(f"{damage}; run instil label again, which makes only what is missing")
+        return Shard(self.folder / entry.file, self.manifest.codec)
 
     def __contains__(self, record: str) -> bool:
         return record in self._places
@@ -118,31 +128,43 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def read(self, examples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """Head ids (int64) and probabilities (fp32), both `(N, K)`, of the N rows of `examples`, in their order.
+    def read(self, examples: Sequence[Encoded]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Ids (int64; -1 where unused) and probabilities (fp32) of the N rows of `examples`, in their order.
 
-        The tail is 1 - the probabilities' sum. Raises `LabelError` for an example without labels, or whose prompt or
+        What is missing from 1 is the tail's. Raises `LabelError` for an example without labels, or whose prompt or
         target tokens are not those that were labelled.
         """
-        parts = [self._rows(example) for example in examples]
-        ids_NK = np.concatenate([ids_RK for ids_RK, _ in parts]).astype(np.int64)
-        probs_NK = np.concatenate([probs_RK for _, probs_RK in parts])
-        return torch.from_numpy(ids_NK), torch.from_numpy(probs_NK)
+        by_shard: dict[int, list[int]] = {}
+        for position, example in enumerate(examples):
+            by_shard.setdefault(self._place(example)[0], []).append(position)
+        starts = np.concatenate([[0], np.cumsum([len(example.target_ids) for example in examples])]).astype(np.int64)
+        parts = []
+        for number, positions in by_shard.items():
+            places = [self._places[examples[position].id][1] for position in positions]
+            found = self._shards[number].read(places, self._temperature, drawn=self._drawn)
+            rows = np.concatenate([np.arange(starts[position], starts[position + 1]) for position in positions])
+            parts.append((rows, *found))
+        widest = max((ids.shape[1] for _, ids, _ in parts), default=0)
+        ids_NK = torch.full((int(starts[-1]), widest), -1)
+        probs_NK = torch.zeros((int(starts[-1]), widest))
+        for rows, ids, probs in parts:
+            ids_NK[rows, : ids.shape[1]] = torch.from_numpy(ids)
+            probs_NK[rows, : ids.shape[1]] = torch.from_numpy(probs)
+        return ids_NK, probs_NK
 
-    def _rows(self, example: Encoded) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32]]:
+    def _place(self, example: Encoded) -> tuple[int, int]:
         place = self._places.get(example.id)
         if place is None:
             raise LabelError(f"{self.folder}: no labels for record {example.id!r}; run instil label on this data")
-        shard, number = place
-        rows = shard.rows_of(number)
-        if tuple(shard.target_R[rows].tolist()) != example.target_ids:
+        shard, number = self._shards[place[0]], place[1]
+        if int(shard.targets_E[number]) != hash_tokens(example.target_ids):
             raise LabelError(
                 f"{self.folder}: record {example.id!r} was labelled with another target"
-                f" ({rows.stop - rows.start} tokens, now {len(example.target_ids)}); run instil label on this data"
+                f" ({shard.rows_E[number]} tokens, now {len(example.target_ids)}); run instil label on this data"
             )
-        if int(shard.prompts_E[number]) != hash_prompt(example.prompt_ids):
+        if int(shard.prompts_E[number]) != hash_tokens(example.prompt_ids):
             raise LabelError(
                 f"{self.folder}: record {example.id!r} was labelled behind another prompt or source"
                 f" (now {len(example.prompt_ids)} tokens); run instil label on this data"
             )
-        return shard.head_ids_RK[rows], restore_probs(shard.head_probs_RK[rows], shard.tail_R[rows])
+        return place

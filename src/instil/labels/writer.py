@@ -1,36 +1,47 @@
-"""Writing labels with a teacher in memory: rows only, the most probable ids of each, chunk by chunk.
+"""Writing labels with a teacher in memory: rows only, chunk by chunk, all temperatures in one pass.
 
-Shape letters: N rows of a batch, C rows of a chunk, V vocabulary, K head entries, R rows of a shard.
-A shard is published whole; after a kill, whole shards are kept and only the others are made.
+A shard is published whole; after a kill, whole shards are kept and only the others are made. A shard knows the
+fingerprint of everything that it was made from (its *plan*), so one that another run or machine made is taken over
+wherever the plan is the same.
+
+Shape letters: N rows of a batch, C rows of a chunk, V vocabulary, R rows of a shard.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from instil.core import publish
 from instil.core.console import Advance
-from instil.core.errors import LabelError
+from instil.core.errors import LabelError, storage_error
 from instil.core.fingerprint import fingerprint, hash_file
 from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
-from instil.labels.codec import Shard, hash_prompt, id_type, pack, unpack
-from instil.labels.store import MANIFEST_NAME, Codec, ShardEntry, StoreManifest, read_store_manifest
+from instil.labels.codec import Codec
+from instil.labels.draw import Picks, order_by_likeness, pick
+from instil.labels.shard import Columns, Shard, hash_tokens, pack_shard
+from instil.labels.store import MANIFEST_NAME, ShardEntry, StoreManifest, read_store_manifest
 from instil.models.family import Family, Rows
 from instil.models.probe import evaluating
 
 EXAMPLES_A_SHARD = 512
-_CHUNK = 512
+_CHUNK_NUMBERS = 1 << 24
+_GOLDEN = 0.6180339887498949
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Teacher:
     """Who labels: a model with its family, `batch_tokens` at a time."""
 
@@ -38,61 +49,118 @@ class Teacher:
     family: Family
     batch_tokens: int = 4096
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def rows(self, examples: Sequence[Encoded]) -> Rows:
+        """The rows of `examples`, without gradients."""
+        with evaluating(self.model):
+            return self.family.rows(self.model, self.family.collate(examples).to(self.device))
+
+    @cached_property
+    def order(self) -> Tensor:
+        """The ids laid out by likeness of their output embeddings."""
+        head = self.rows([Encoded("", (0,), (0,))]).head
+        return order_by_likeness(head.weight_VD[: head.n_valid]).to(self.device)
+
+
+def vocabulary_of(teacher: Teacher) -> int:
+    """Number of ids that the teacher predicts."""
+    return teacher.rows([Encoded("", (0,), (0,))]).head.n_valid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The share of the shards that one of several processes or machines makes: every `of`-th, counted from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
 
 def write_labels(
     teacher: Teacher,
     examples: Sequence[Encoded],
     folder: Path,
     *,
-    head: int,
-    temperature: float,
+    codec: Codec,
     made_from: Mapping[str, str],
+    part: Part | None = None,
+    reuse: Iterable[Path] = (),
     advance: Advance | None = None,
 ) -> StoreManifest:
-    """Label `examples` into the store `folder`; shards that an earlier, killed call finished there are kept, unless
-    the checksums of that call's manifest say that they were damaged since.
+    """Label `examples` into the store `folder`; only the shards of `part` when it is given.
 
-    `measured` of the manifest: rows and bytes a row, the mean mass of the stored head, the shares of targets that are
-    its first entry and any entry of it, and the teacher's mean loss on the latter (nats). Raises `LabelError` without
-    examples.
+    Shards of the same plan that stand in `folder` or in a finished store of `reuse` are kept, unless that store's
+    checksums say that they were damaged since. Raises `LabelError` without examples, or where a part has none.
     """
-    if not examples:
-        raise LabelError("nothing to label; the train split is empty")
+    starts = range(0, len(examples), EXAMPLES_A_SHARD)
+    numbers = range(len(starts))[part.number - 1 :: part.of] if part else range(len(starts))
+    if not numbers:
+        what = f"part {part} has no shard; the data fill {len(starts)}" if examples else "the train split is empty"
+        raise LabelError(f"nothing to label; {what}")
     publish.sweep(folder)
-    vocabulary = _vocabulary(teacher, examples[0])
-    codec = Codec(head=min(head, vocabulary), temperature=temperature, vocabulary=vocabulary)
-    plan = fingerprint(dict(made_from), codec, [(e.id, hash_prompt(e.prompt_ids), e.target_ids) for e in examples])
-    _discard_other_plan(folder, plan)
-    sums = _checksums(folder)
+    plans = {
+        f"shard-{number:05d}.safetensors": (part_of := examples[starts[number] : starts[number] + EXAMPLES_A_SHARD],
+                                            _plan(made_from, codec, part_of))
+        for number in numbers
+    }  # fmt: skip
+    _discard_other_plans(folder, codec, {name: plan for name, (_, plan) in plans.items()}, reuse)
     entries: list[ShardEntry] = []
-    for start in range(0, len(examples), EXAMPLES_A_SHARD):
-        part = examples[start : start + EXAMPLES_A_SHARD]
-        path = folder / f"shard-{start // EXAMPLES_A_SHARD:05d}.safetensors"
-        shard = _kept(path, part, sums.get(path.name)) or _make(teacher, part, codec, path)
-        entries.append(ShardEntry(file=path.name, sha256=hash_file(path), examples=len(part), rows=len(shard.target_R)))
+    done = 0
+    for name, (some, plan) in plans.items():
+        path = folder / name
+        if not path.is_file():
+            publish.write_bytes(path, _make(teacher, some, codec, plan))
+        shard = Shard(path, codec)
+        entries.append(ShardEntry(file=name, sha256=hash_file(path), examples=len(some), rows=shard.rows))
+        done += len(some)
         if advance:
-            advance(start + len(part), "")
+            advance(done, "")
     manifest = StoreManifest(
-        made_from=dict(made_from), codec=codec, shards=tuple(entries), measured=_measure(folder, entries)
-    )
+        made_from=dict(made_from), codec=codec, shards=tuple(entries), measured=measured(folder, codec, entries),
+        part=str(part) if part and part.of > 1 else None,
+    )  # fmt: skip
     manifest.write(folder)
     return manifest
 
 
-def _vocabulary(teacher: Teacher, example: Encoded) -> int:
-    device = next(teacher.model.parameters()).device
-    with evaluating(teacher.model):
-        return teacher.family.rows(teacher.model, teacher.family.collate([example]).to(device)).head.n_valid
+def _plan(made_from: Mapping[str, str], codec: Codec, examples: Sequence[Encoded]) -> str:
+    return fingerprint(dict(made_from), codec, [(e.id, e.prompt_ids, e.target_ids) for e in examples])
 
 
-def _discard_other_plan(folder: Path, plan: str) -> None:
-    """Shards of another teacher, codec or data set may not be mixed in; the plan file says whose these are."""
-    note = folder / "plan"
-    if not note.is_file() or note.read_text() != plan:
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        for path in folder.glob("shard-*.safetensors"):
+def _discard_other_plans(folder: Path, codec: Codec, plans: Mapping[str, str], reuse: Iterable[Path]) -> None:
+    """Leaves in `folder` the shards of these plans that are sound, and takes over those that other stores have. Shards
+    of another teacher, codec or data set may not be mixed in."""
+    sums = _checksums(folder)
+    for path in folder.glob("shard-*.safetensors"):
+        if not _is_sound(path, codec, plans.get(path.name), sums.get(path.name)):
             path.unlink()
-        publish.write_text(note, plan)
+    if sorted(sums) != sorted(plans) or any(not (folder / name).is_file() for name in plans):
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    for other in reuse:
+        theirs = _checksums(other) if other != folder else {}
+        for name, plan in plans.items():
+            if name in theirs and not (folder / name).exists() and _is_sound(other / name, codec, plan, theirs[name]):
+                link(other / name, folder / name)
+
+
+def link(source: Path, target: Path) -> None:
+    """`target` as a second name of the file `source`, or a copy of it where the disk knows no such thing."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            os.link(source, target)
+            return
+        aside = target.with_name(f"{publish.ASIDE_PREFIX}{target.name}")
+        shutil.copyfile(source, aside)
+        aside.replace(target)
+    except OSError as error:
+        raise storage_error(error, target) from error
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -103,79 +171,113 @@ def _checksums(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _kept(path: Path, examples: Sequence[Encoded], checksum: str | None) -> Shard | None:
+def _is_sound(path: Path, codec: Codec, plan: str | None, checksum: str | None) -> bool:
     if not path.is_file() or checksum not in (None, hash_file(path)):
-        return None
+        return False
     try:
-        shard = unpack(path)
+        return Shard(path, codec).plan == plan
     except LabelError:
-        return None
-    return shard if shard.ids == tuple(example.id for example in examples) else None
+        return False
 
 
-def _make(teacher: Teacher, examples: Sequence[Encoded], codec: Codec, path: Path) -> Shard:
-    counts = [len(example.target_ids) for example in examples]
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-    rows = sum(counts)
-    ids_RK = np.zeros((rows, codec.head), id_type(codec.vocabulary))
-    probs_RK = np.zeros((rows, codec.head), np.float16)
-    tail_R = np.zeros(rows, np.float16)
+@torch.inference_mode()
+def _make(teacher: Teacher, examples: Sequence[Encoded], codec: Codec, plan: str) -> bytes:
     lengths = [example.length for example in examples]
-    device = next(teacher.model.parameters()).device
-    tokens = max([teacher.batch_tokens, *lengths])
-    for indices in epoch_batches(lengths, tokens=tokens, seed=0, epoch=0):
-        batch = teacher.family.collate([examples[index] for index in indices])
-        with evaluating(teacher.model):
-            ids_NK, probs_NK, tail_N = _heads(teacher.family.rows(teacher.model, batch.to(device)), codec)
-        place_N = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in indices])
-        ids_RK[place_N] = ids_NK.cpu().numpy()
-        probs_RK[place_N] = probs_NK.cpu().numpy()
-        tail_R[place_N] = tail_N.cpu().numpy()
-    targets = np.array([token for example in examples for token in example.target_ids], id_type(codec.vocabulary))
-    shard = Shard(
-        ids=tuple(example.id for example in examples), head_ids_RK=ids_RK, head_probs_RK=probs_RK,
-        tail_R=tail_R, target_R=targets, starts_E=starts,
-        prompts_E=np.array([hash_prompt(example.prompt_ids) for example in examples], np.uint64),
+    starts = np.concatenate([[0], np.cumsum([len(example.target_ids) for example in examples])])
+    # Batches come sorted by length; `place` is where each of their rows belongs.
+    place: list[NDArray[np.int64]] = []
+    picks: list[list[Picks]] = [[] for _ in codec.temperatures]
+    sums: dict[str, float] = defaultdict(float)
+    for indices in epoch_batches(lengths, tokens=max([teacher.batch_tokens, *lengths]), seed=0, epoch=0):
+        rows = teacher.rows([examples[index] for index in indices])
+        target_N = torch.tensor([token for index in indices for token in examples[index].target_ids])
+        starts_N = torch.from_numpy(np.concatenate([_draw_starts(examples[index]) for index in indices]))
+        for chunk in _chunks(rows, target_N, starts_N):
+            for number, found in enumerate(_pick_all(teacher, codec, *chunk, sums)):
+                picks[number].append(found)
+        place.extend(np.arange(starts[index], starts[index + 1]) for index in indices)
+    back = torch.from_numpy(np.argsort(np.concatenate(place), kind="stable"))
+    return pack_shard(
+        codec, [example.id for example in examples], [len(example.target_ids) for example in examples],
+        (
+            [hash_tokens(example.prompt_ids) for example in examples],
+            [hash_tokens(example.target_ids) for example in examples],
+        ),
+        [_columns(each, back) for each in picks], plan=plan, sums=sums,
     )  # fmt: skip
-    publish.write_bytes(path, pack(shard))
-    return shard
 
 
-def _heads(rows: Rows, codec: Codec) -> tuple[Tensor, Tensor, Tensor]:
-    """The `codec.head` most probable ids of each row and their probabilities at the codec's temperature, `(N, K)`; and
-    the mass of all others, `(N,)`."""
-    parts = []
-    for hidden_CD in torch.split(rows.hidden_ND, _CHUNK):
-        logits_CV = rows.head.logits(hidden_CD).float() / codec.temperature
-        total_C1 = logits_CV.logsumexp(-1, keepdim=True)
-        top = logits_CV.topk(codec.head, dim=-1)
-        # Summed over the others, because 1 - sum(head) would cancel where the tail is small.
-        tail_C = (logits_CV.scatter(1, top.indices, -torch.inf) - total_C1).exp().sum(-1)
-        parts.append((top.indices, (top.values - total_C1).exp(), tail_C))
-    ids, probs, tails = zip(*parts, strict=True)
-    return torch.cat(ids), torch.cat(probs), torch.cat(tails)
+def _draw_starts(example: Encoded) -> NDArray[np.float64]:
+    """Where the draw of each row begins: spread evenly over a text's rows, and the same in any batch."""
+    first = int(fingerprint(example.id), 16) / 16**16
+    return np.modf(first + _GOLDEN * np.arange(len(example.target_ids), dtype=np.float64))[0]
 
 
-def _measure(folder: Path, entries: Sequence[ShardEntry]) -> dict[str, float]:
-    rows = agree = found = 0
-    mass = log_loss = 0.0
-    size = 0
+def _chunks(rows: Rows, target_N: Tensor, starts_N: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Logits in fp32, targets and draw starts of a few rows at a time."""
+    size = max(1, _CHUNK_NUMBERS // rows.head.n_valid)
+    for start in range(0, len(target_N), size):
+        part = slice(start, start + size)
+        logits_CV = rows.head.logits(rows.hidden_ND[part]).float()
+        yield logits_CV, target_N[part].to(logits_CV.device), starts_N[part].to(logits_CV.device)
+
+
+def _pick_all(
+    teacher: Teacher, codec: Codec, logits_CV: Tensor, target_C: Tensor, starts_C: Tensor, sums: dict[str, float]
+) -> Iterator[Picks]:
+    """The picks of a chunk at each temperature; adds to `sums` what the teacher thinks of the targets."""
+    total_C = logits_CV.logsumexp(-1)
+    gold_C = logits_CV.gather(1, target_C[:, None])[:, 0] - total_C
+    sums["loss"] -= float(gold_C.double().sum())
+    sums["agree"] += int((logits_CV.argmax(-1) == target_C).sum())
+    order_V = teacher.order if codec.draws else None
+    for number, temperature in enumerate(codec.temperatures):
+        last = number == len(codec.temperatures) - 1
+        scaled_CV = logits_CV.div_(temperature) if last else logits_CV / temperature
+        found = pick(scaled_CV, codec, order_V, starts_C)
+        if number == 0:
+            sums["rows"] += len(target_C)
+            sums["heads"] += int((found.head_CK >= 0).sum())
+            sums["drawn"] += int((found.drawn_CM >= 0).sum())
+            sums["head_mass"] += float(found.masses_CK.sum()) / codec.unit
+            sums["found"] += int((found.head_CK == target_C[:, None]).sum())
+        yield Picks(head_CK=found.head_CK.cpu(), masses_CK=found.masses_CK.cpu(), drawn_CM=found.drawn_CM.cpu())
+
+
+def _columns(picks: Sequence[Picks], back_R: Tensor) -> Columns:
+    head_RK, masses_RK, drawn_RM = (
+        _stacked([getattr(each, name) for each in picks])[back_R] for name in ("head_CK", "masses_CK", "drawn_CM")
+    )
+    used_RK, used_RM = head_RK >= 0, drawn_RM >= 0
+    parts = used_RK.sum(-1), used_RM.sum(-1), head_RK[used_RK], masses_RK[used_RK], drawn_RM[used_RM]
+    heads, draws, ids, masses, drawn = (tensor.numpy().astype(np.uint32) for tensor in parts)
+    return Columns(heads_R=heads, draws_R=draws, ids_H=ids, masses_H=masses, drawn_S=drawn)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """The rows of all, widened with -1 to the widest."""
+    widest = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([nn.functional.pad(tensor, (0, widest - tensor.shape[1]), value=-1) for tensor in tensors])
+
+
+def measured(folder: Path, codec: Codec, entries: Sequence[ShardEntry]) -> dict[str, float]:
+    """What is known of a store, means over its rows at its first temperature: `bytes_per_row`; `head_entries` and
+    `drawn_ids`; `head_mass`; the teacher's own `loss` on the targets at temperature 1 (nats) and their `perplexity`;
+    the shares of targets that are the teacher's first choice and in the head."""
+    sums: dict[str, float] = defaultdict(float)
     for entry in entries:
-        shard = unpack(folder / entry.file)
-        size += (folder / entry.file).stat().st_size
-        probs = shard.head_probs_RK.astype(np.float64)
-        hit_RK = shard.head_ids_RK == shard.target_R[:, None]
-        gold = (probs * hit_RK).sum(-1)
-        rows += len(gold)
-        agree += int(hit_RK[:, 0].sum())
-        found += int((gold > 0).sum())
-        log_loss -= float(np.log(gold[gold > 0]).sum())
-        mass += float(probs.sum())
+        for name, value in Shard(folder / entry.file, codec).sums.items():
+            sums[name] += value
+    rows = sums["rows"]
+    size = sum((folder / entry.file).stat().st_size for entry in entries)
     return {
         "rows": float(rows),
         "bytes_per_row": size / rows,
-        "head_mass": mass / rows,
-        "top1_agreement": agree / rows,
-        "target_in_head": found / rows,
-        "loss_where_target_in_head": log_loss / max(found, 1) if found else math.nan,
+        "head_entries": sums["heads"] / rows,
+        "drawn_ids": sums["drawn"] / rows,
+        "head_mass": sums["head_mass"] / rows,
+        "loss": sums["loss"] / rows,
+        "perplexity": float(np.exp(sums["loss"] / rows)),
+        "top1_agreement": sums["agree"] / rows,
+        "target_in_head": sums["found"] / rows,
     }

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.run.labels_cli import labels_app
 from instil.run.quiet import quiet_libraries
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(labels_app, name="labels")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -101,9 +104,28 @@ def teach(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
 
 
 @app.command()
-def label(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def label(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts; instil labels merge joins them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Write down what the teacher knows about the train split."""
-    _stage("label", recipe, overrides, as_json, next_stage="distil")
+    if part is None:
+        _stage("label", recipe, overrides, as_json, next_stage="distil")
+        return
+    number, of = _part(part)
+    artifact = _pipeline(recipe, overrides).label_part(number, of)
+    _say_stage("label", artifact, as_json, f"instil labels merge STORE {artifact.folder.parent}/label-part-*")
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise typer.BadParameter(f"{text!r} is no part; give two numbers like 3/16", param_hint="--part")
+    return int(match[1]), int(match[2])
 
 
 @app.command()
@@ -134,13 +156,15 @@ def _pipeline(recipe: Path, overrides: list[str] | None) -> Any:
 
 
 def _stage(name: str, recipe: Path, overrides: list[str] | None, as_json: bool, *, next_stage: str) -> None:
-    from instil.core import console
-
     pipeline = _pipeline(recipe, overrides)
     from instil.run.pipeline import STAGES
 
-    artifact = STAGES[name](pipeline)
-    following = f"instil {next_stage} {recipe}"
+    _say_stage(name, STAGES[name](pipeline), as_json, f"instil {next_stage} {recipe}")
+
+
+def _say_stage(name: str, artifact: Any, as_json: bool, following: str) -> None:
+    from instil.core import console
+
     if as_json:
         found = artifact.manifest.model_dump(mode="json") | {"folder": str(artifact.folder)} if artifact else {}
         console.emit_json(found | {"next": following})

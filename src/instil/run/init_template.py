@@ -228,8 +228,8 @@ teacher:\tthe large model
       trackers: [tensorboard]\talso mlflow, wandb; [] for none
 
 labels:\twhat the teacher says about each training target
-  head: 8\tits most probable tokens that are kept for each position
-  temperature: 1\tthe same as distil.temperature
+  detail: default\tor small, fine: bytes against precision
+  temperatures: [1]\tdistil.temperature must be one of them
   targets: gold\tor teacher: its own outputs instead of your targets
   batch_tokens: 4096\ttokens labelled at once; less needs less memory
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from instil.core import publish, units
 from instil.evaluate.results import Comparison
+from instil.labels.writer import Part
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
-from instil.run.stages.label import Labels, run_labels
+from instil.run.stages.label import Labels, run_labels, write_part
 from instil.run.stages.student import check_student, run_student
 from instil.run.stages.teach import Teacher, run_teach
 from instil.train.session import read_history
@@ -50,6 +51,10 @@ class Pipeline:
     def labels(self) -> Labels:
         """What the teacher knows about the train split."""
         return run_labels(self._shop, self.recipe, self.data, self.teacher)
+
+    def label_part(self, number: int, of: int) -> Artifact:
+        """The labels of every `of`-th shard, from the `number`-th on."""
+        return write_part(self._shop, self.recipe, self.data, self.teacher, Part(number=number, of=of))
 
     @cached_property
     def untrained(self) -> Artifact:

@@ -13,6 +13,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model
 from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
+from instil.labels.config import Detail
+from instil.objectives.config import Divergence
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
 
@@ -26,10 +28,22 @@ class LimitsConfig(Config):
     target: PositiveInt = 128
 
 
+class LayerDropConfig(Config):
+    """Teach the teacher so that it can be cut: a `share` of the micro-batches passes only `keep` decoder layers, the
+    first one and those of most block influence over `calibration` training examples (LayerDrop, Fan et al. 2019,
+    arXiv 1909.11556, with one fixed choice). A student of these layers then starts near its teacher; the stage's
+    result lists them for `student.keep`."""
+
+    keep: PositiveInt
+    share: float = Field(default=0.5, gt=0, lt=1)
+    calibration: PositiveInt = 40
+
+
 class TeachConfig(Config):
     """Fine-tune the teacher on gold targets before it teaches."""
 
     adapt: Adaptation = Adaptation()
+    layer_drop: LayerDropConfig | None = None
     loop: LoopConfig
 
 
@@ -74,13 +88,15 @@ class StudentConfig(Config):
 
 
 class LabelsConfig(Config):
-    """What is recorded of the teacher: for the first `records` of the train split (all when not given), the `head` most
-    probable ids of each row, at `temperature`. `targets`: rows of the gold targets, or of the teacher's own greedy
-    outputs (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947). `store`: a store made before, or
-    `builtin:NAME` for one that instil ships."""
+    """What is recorded of the teacher for the first `records` of the train split (all when not given), at each of
+    `temperatures`. `detail`: how finely each row is drawn, in a dozen, two dozen or five dozen bytes; `head`: instead
+    of that, the so many most probable ids and the mass of the rest. `targets`: rows of the gold targets, or of the
+    teacher's own greedy outputs (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947). `store`: a store
+    made before, or `builtin:NAME` for one that instil ships."""
 
-    head: PositiveInt = 8
-    temperature: PositiveFloat = 1.0
+    detail: Detail = "default"
+    head: PositiveInt | None = None
+    temperatures: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
     records: PositiveInt | None = None
     targets: Literal["gold", "teacher"] = "gold"
     batch_tokens: PositiveInt = 4096
@@ -88,8 +104,10 @@ class LabelsConfig(Config):
 
 
 class DistilConfig(Config):
-    """How the student learns: `alpha` x T^2 x KL from the labels + (1 - alpha) x cross-entropy on the targets.
+    """How the student learns: `alpha` x T^2 x divergence from the labels + (1 - alpha) x cross-entropy on the targets.
 
+    `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
+    and the rest, with its `beta` (objectives/divergences.py).
     `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
     for the same budget, for the comparison.
     """
@@ -97,6 +115,8 @@ class DistilConfig(Config):
     alpha: float = Field(default=0.7, ge=0, le=1)
     temperature: PositiveFloat = 1.0
     smoothing: float = Field(default=0.0, ge=0, lt=1)
+    divergence: Divergence = "forward_kl"
+    beta: float = Field(default=0.5, gt=0, lt=1)
     adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig
@@ -138,10 +158,12 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _temperatures_agree(self) -> Self:
-        if self.distil and self.distil.alpha > 0 and self.distil.temperature != self.labels.temperature:
+        recorded = self.labels.temperatures
+        if self.distil and self.distil.alpha > 0 and self.distil.temperature not in recorded:
             raise ValueError(
-                f"distil.temperature is {self.distil.temperature:g} but labels.temperature is"
-                f" {self.labels.temperature:g}; make them equal, labels are recorded at the temperature of their use"
+                f"distil.temperature is {self.distil.temperature:g} but labels.temperatures has"
+                f" {', '.join(f'{each:g}' for each in recorded)}; add it, labels are recorded at the temperature of"
+                " their use"
             )
         return self
 

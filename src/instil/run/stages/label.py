@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from instil.core import console, publish
-from instil.core.errors import LabelError
+from instil.core.errors import ConfigError, LabelError
 from instil.core.fingerprint import fingerprint, hash_file
 from instil.core.manifest import read_manifest
 from instil.data.records import Record
-from instil.labels.store import MANIFEST_NAME, LabelStore, read_store_manifest
+from instil.labels.codec import Codec
+from instil.labels.store import MANIFEST_NAME, LabelStore, damage_of, read_store_manifest
+from instil.labels.writer import Part, vocabulary_of, write_labels
 from instil.labels.writer import Teacher as LabellingTeacher
-from instil.labels.writer import write_labels
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.run.recipe import Recipe
@@ -41,25 +42,38 @@ class Labels:
 def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Labels:
     """The labels of the recipe: a store made before, or made here by the teacher."""
     section = recipe.labels
-    made_from = {
-        "teacher": teacher.fingerprint,
-        "prompt": fingerprint(recipe.prompt, recipe.limits),
-    }
-    artifact = None
-    if section.store is not None:
-        folder = shipped(section.store, "labels")
-    else:
-        artifact = shop.stage(
-            "label",
-            lambda part: _label(recipe, data, teacher, made_from, part),
-            inputs={**made_from, "data": data.fingerprint},
-            config=section.model_dump(mode="json", exclude={"store", "batch_tokens"}),
-            damage=_damage,
-        )
-        folder = artifact.folder
-    store = LabelStore(folder / STORE_NAME, expect=made_from, temperature=section.temperature)
+    artifact = None if section.store else write_part(shop, recipe, data, teacher, None)
+    folder = artifact.folder if artifact else shipped(str(section.store), "labels")
+    temperature = recipe.distil.temperature if recipe.distil and recipe.distil.alpha else section.temperatures[0]
+    store = LabelStore(
+        folder / STORE_NAME, expect=_made_from(recipe, teacher), temperature=temperature,
+        drawn=recipe.distil is None or recipe.distil.divergence == "forward_kl",
+    )  # fmt: skip
     records = [record for record in _labelled_records(folder, data.splits["train"]) if record.id in store]
     return Labels(store, records, fingerprint(store.manifest), artifact)
+
+
+def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, part: Part | None) -> Artifact:
+    """The finished store of the recipe's labels; of `part` of them, where several machines label together."""
+    made_from = _made_from(recipe, teacher)
+    config = recipe.labels.model_dump(mode="json", exclude={"store", "batch_tokens"})
+    return shop.stage(
+        "label",
+        lambda folder: _label(recipe, data, teacher, made_from, folder, part, _siblings(shop)),
+        inputs={**made_from, "data": data.fingerprint},
+        config=config | ({"part": str(part)} if part else {}),
+        label=f"label-part-{part.number}-of-{part.of}" if part else "",
+        damage=_damage,
+    )
+
+
+def _made_from(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
+    return {"teacher": teacher.fingerprint, "prompt": fingerprint(recipe.prompt, recipe.limits)}
+
+
+def _siblings(shop: Workshop) -> list[Path]:
+    """Stores of earlier runs of this recipe, perhaps of fewer records: what they have in common is not made again."""
+    return sorted(path / STORE_NAME for path in shop.root.glob("label-*") if path.suffix != ".part")
 
 
 def _damage(folder: Path) -> str:
@@ -72,7 +86,7 @@ def _damage(folder: Path) -> str:
         shards = read_store_manifest(folder / STORE_NAME).shards
     except LabelError:
         return f"{STORE_NAME}/{MANIFEST_NAME} is damaged"
-    broken = [entry.file for entry in shards if _hash(folder / STORE_NAME / entry.file) != entry.sha256]
+    broken = [entry.file for entry in shards if damage_of(folder / STORE_NAME, entry)]
     return f"{', '.join(broken)} damaged or missing" if broken else ""
 
 
@@ -95,19 +109,30 @@ def _read_targets(path: Path) -> dict[str, str]:
 
 
 def _label(
-    recipe: Recipe, data: Data, teacher: Teacher, made_from: Mapping[str, str], folder: Path
-) -> Mapping[str, Any]:
+    recipe: Recipe, data: Data, teacher: Teacher, made_from: Mapping[str, str], folder: Path, part: Part | None,
+    siblings: Sequence[Path],
+) -> Mapping[str, Any]:  # fmt: skip
     section, loaded = recipe.labels, teacher.loaded
+    if part and section.targets == "teacher":
+        raise ConfigError(
+            f"part is {part} and labels.targets is teacher; its outputs are written in one piece: leave --part out"
+        )
     records = data.splits["train"][: section.records]
     if section.targets == "teacher":
         written = _write_targets(recipe, teacher, records, folder / TARGETS_NAME)
         records = [replace(record, targets=(written[record.id],)) for record in records if written.get(record.id)]
     examples, _ = encode(recipe, loaded, records, "labels")
     labeller = LabellingTeacher(model=loaded.model, family=family_of(loaded.model), batch_tokens=section.batch_tokens)
+    vocabulary = vocabulary_of(labeller)
+    codec = (
+        Codec.top(section.head, vocabulary, section.temperatures)
+        if section.head
+        else Codec.of(section.detail, vocabulary, section.temperatures)
+    )
     with console.progress("label", len(examples), "examples") as advance:
         manifest = write_labels(
-            labeller, examples, folder / STORE_NAME, head=section.head, temperature=section.temperature,
-            made_from=made_from, advance=advance,
+            labeller, examples, folder / STORE_NAME, codec=codec, made_from=made_from, part=part, reuse=siblings,
+            advance=advance,
         )  # fmt: skip
     result: dict[str, Any] = dict(manifest.measured)
     if section.targets == "teacher":

@@ -1,0 +1,58 @@
+"""Parts of one store, labelled by several processes or machines, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from instil.core import publish
+from instil.core.errors import LabelError
+from instil.labels.store import MANIFEST_NAME, StoreManifest, damage_of, read_store_manifest
+from instil.labels.writer import link, measured
+
+
+def merge_stores(parts: Sequence[Path], folder: Path) -> StoreManifest:
+    """The store of all shards of `parts`, written to the new `folder`; the parts stay as they are.
+
+    Raises `LabelError` where parts were made from different things, one is damaged, or a shard is missing.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        raise LabelError(f"{folder}: there is a store already; name a new folder")
+    manifests = [read_store_manifest(part) for part in parts]
+    first = manifests[0]
+    for part, manifest in zip(parts, manifests, strict=True):
+        for what in ("made_from", "codec"):
+            if getattr(manifest, what) != getattr(first, what):
+                raise LabelError(
+                    f"{part}: {what} is {getattr(manifest, what)}, but {parts[0]} has {getattr(first, what)};"
+                    " merge only parts of one labelling"
+                )
+    found = {entry.file: (part, entry) for part, each in zip(parts, manifests, strict=True) for entry in each.shards}
+    _require_all(manifests, set(found))
+    with publish.publish_folder(folder) as aside:
+        for part, entry in found.values():
+            if damage := damage_of(part, entry):
+                raise LabelError(f"{damage}; make that part again")
+            link(part / entry.file, aside / entry.file)
+        entries = tuple(found[name][1] for name in sorted(found))
+        whole = first.model_copy(
+            update={"part": None, "shards": entries, "measured": measured(aside, first.codec, entries)}
+        )
+        whole.write(aside)
+    return whole
+
+
+def _require_all(manifests: Sequence[StoreManifest], names: set[str]) -> None:
+    """Each of the n parts must be there. Their shards then are all there are: a part is finished or has no manifest."""
+    numbers = {manifest.part for manifest in manifests if manifest.part}
+    if not numbers:
+        return
+    of = {int(part.split("/")[1]) for part in numbers}
+    if len(of) > 1:
+        raise LabelError(f"the parts are of different divisions: {', '.join(sorted(numbers))}; label all with the same")
+    missing = sorted({f"{number}/{max(of)}" for number in range(1, max(of) + 1)} - numbers)
+    if missing:
+        raise LabelError(f"part {', '.join(missing)} is missing; label it with instil label --part, then merge again")
+    gaps = [f"shard-{number:05d}.safetensors" for number in range(len(names))]
+    if lost := sorted(set(gaps) - names):
+        raise LabelError(f"{lost[0]} is in none of the parts; label them anew from the same data")

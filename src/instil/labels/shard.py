@@ -1,0 +1,185 @@
+"""One shard of labels on disk: a safetensors file of packed columns, memory-mapped, any example readable by itself.
+
+Shape letters: R rows of the shard, E examples, H head entries and S drawn ids of all rows together.
+
+    rows        rows of each example; uint32, (E,)
+    targets     hash of the target tokens that the rows predict; uint32, (E,)
+    prompts     hash of the tokens that the teacher read before them; uint32, (E,)
+    records     the record ids: JSON, deflated
+and for each recorded temperature, t0, t1, ..., bit-packed (bits.py):
+    t0.heads    number of head entries of each row
+    t0.draws    number of drawn ids of each row
+    t0.ids      head ids, row after row, falling by probability
+    t0.masses   their probabilities in the codec's units
+    t0.drawn    drawn ids, row after row
+The metadata, JSON under `made`, holds `plan`, a fingerprint of all that the shard was made from, and `sums`, what was
+measured on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from instil.core.errors import LabelError
+from instil.labels.bits import bytes_for, pack_bits, unpack_bits
+from instil.labels.codec import Codec, rectangle
+
+_TYPES = {"U8": np.uint8, "U32": np.uint32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Labels of R rows at one temperature, unpacked: counts `(R,)`, and the entries of all rows one after the other."""
+
+    heads_R: NDArray[np.uint32]
+    draws_R: NDArray[np.uint32]
+    ids_H: NDArray[np.uint32]
+    masses_H: NDArray[np.uint32]
+    drawn_S: NDArray[np.uint32]
+
+
+def hash_tokens(ids: Sequence[int]) -> int:
+    """32 bits that tell one sequence of tokens from another."""
+    return int.from_bytes(hashlib.blake2b(np.asarray(ids, np.uint32).tobytes(), digest_size=4).digest(), "little")
+
+
+def pack_shard(
+    codec: Codec,
+    records: Sequence[str],
+    rows_E: Sequence[int],
+    hashes: tuple[Sequence[int], Sequence[int]],
+    columns: Sequence[Columns],
+    *,
+    plan: str,
+    sums: Mapping[str, float],
+) -> bytes:
+    """The bytes of a shard. `hashes`: of the examples' prompts and targets. `columns`: one for each temperature."""
+    arrays: dict[str, NDArray[Any]] = {
+        "rows": np.asarray(rows_E, np.uint32),
+        "prompts": np.asarray(hashes[0], np.uint32),
+        "targets": np.asarray(hashes[1], np.uint32),
+        "records": np.frombuffer(zlib.compress(json.dumps(list(records), ensure_ascii=False).encode()), np.uint8),
+    }
+    for number, column in enumerate(columns):
+        packed = {
+            "heads": pack_bits(column.heads_R, codec.head_count_bits),
+            "draws": pack_bits(column.draws_R, codec.drawn_count_bits),
+            "ids": pack_bits(column.ids_H, codec.id_bits),
+            "masses": pack_bits(column.masses_H, codec.digits),
+            "drawn": pack_bits(column.drawn_S, codec.id_bits),
+        }
+        arrays |= {f"t{number}.{name}": array for name, array in packed.items()}
+    # One entry, since safetensors writes several in any order and equal shards are to be equal files.
+    return save(arrays, metadata={"made": json.dumps({"plan": plan, "sums": dict(sums)}, sort_keys=True)})
+
+
+class Shard:
+    """A shard file, open for reading; nothing but its index is held in memory."""
+
+    def __init__(self, path: Path, codec: Codec) -> None:
+        """Raises `LabelError` when `path` is not a whole shard of `codec`."""
+        self.path = path
+        self.codec = codec
+        try:
+            self._arrays, metadata = _mapped(path)
+            self.rows_E = self._arrays["rows"].astype(np.int64)
+            self.prompts_E = np.array(self._arrays["prompts"])
+            self.targets_E = np.array(self._arrays["targets"])
+            self.records: tuple[str, ...] = tuple(json.loads(zlib.decompress(self._arrays["records"].tobytes())))
+            made = json.loads(metadata["made"])
+            self.plan: str = made["plan"]
+            self.sums: dict[str, float] = made["sums"]
+            self.starts_E = np.concatenate([[0], self.rows_E.cumsum()])
+            self._require_lengths()
+        except (OSError, ValueError, KeyError, zlib.error) as error:
+            raise LabelError(f"{path}: not a whole label shard ({error}); run instil label again") from error
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.starts_E[-1])
+
+    def _require_lengths(self) -> None:
+        lengths = {len(self.records), len(self.rows_E), len(self.prompts_E), len(self.targets_E)}
+        if len(lengths) != 1:
+            raise ValueError(f"columns of {sorted(lengths)} examples")
+        for number in range(len(self.codec.temperatures)):
+            wanted = bytes_for(self.rows, self.codec.head_count_bits)
+            if (found := len(self._arrays[f"t{number}.heads"])) != wanted:
+                raise ValueError(f"t{number}.heads has {found} bytes for {wanted}")
+
+    @cached_property
+    def _first_entries(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """For each temperature, the first head entry and the first drawn id of each example, and their numbers."""
+        every = np.arange(self.rows)
+        found = []
+        for number in range(len(self.codec.temperatures)):
+            counts = self._counts(number, every)
+            both = [np.concatenate([[0], count_R.cumsum(dtype=np.int64)])[self.starts_E] for count_R in counts]
+            found.append((both[0], both[1]))
+        return found
+
+    def _counts(self, number: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        heads = unpack_bits(self._arrays[f"t{number}.heads"], self.codec.head_count_bits, rows)
+        return heads, unpack_bits(self._arrays[f"t{number}.draws"], self.codec.drawn_count_bits, rows)
+
+    def read(
+        self, examples: Sequence[int], number: int, *, drawn: bool = True
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids and probabilities `(R, K)` of the rows of these examples, in their order, at temperature `number`."""
+        columns = self.columns(examples, number)
+        return rectangle(
+            self.codec, columns.heads_R, columns.draws_R, (columns.ids_H, columns.masses_H),
+            columns.drawn_S if drawn else None,
+        )  # fmt: skip
+
+    def columns(self, examples: Sequence[int], number: int) -> Columns:
+        """What is stored of the rows of these examples, in their order, at temperature `number`."""
+        chosen = np.asarray(examples, np.int64)
+        heads_R, draws_R = self._counts(number, _ranges(self.starts_E[chosen], self.starts_E[chosen + 1]))
+        first_head, first_drawn = self._first_entries[number]
+        heads = _ranges(first_head[chosen], first_head[chosen + 1])
+        draws = _ranges(first_drawn[chosen], first_drawn[chosen + 1])
+        name = f"t{number}"
+        return Columns(
+            heads_R=heads_R, draws_R=draws_R,
+            ids_H=unpack_bits(self._arrays[f"{name}.ids"], self.codec.id_bits, heads),
+            masses_H=unpack_bits(self._arrays[f"{name}.masses"], self.codec.digits, heads),
+            drawn_S=unpack_bits(self._arrays[f"{name}.drawn"], self.codec.id_bits, draws),
+        )  # fmt: skip
+
+
+def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The whole numbers of all the ranges, one after the other."""
+    lengths = ends - starts
+    offsets = np.repeat(starts - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
+    found: NDArray[np.int64] = np.arange(int(lengths.sum())) + offsets
+    return found
+
+
+def _mapped(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays of a safetensors file, memory-mapped, and its metadata."""
+    whole = np.memmap(path, np.uint8, "r")
+    size = int(whole[:8].view("<u8")[0])
+    header = json.loads(whole[8 : 8 + size].tobytes())
+    metadata = header.pop("__metadata__")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        part = whole[8 + size + start : 8 + size + end]
+        if len(part) != end - start:
+            raise ValueError(f"{name} is cut short")
+        # A column may begin anywhere; only bytes can be read from there without a copy.
+        arrays[name] = part if entry["dtype"] == "U8" else np.frombuffer(part.tobytes(), _TYPES[entry["dtype"]])
+    return arrays, metadata
