@@ -16,7 +16,7 @@ from torch import Tensor
 from instil.core.errors import LabelError
 from instil.labels.bits import WIDEST, bits_for, bytes_for, pack_bits, unpack_bits
 from instil.labels.codec import LARGEST_VOCABULARY, Codec
-from instil.labels.draw import order_by_likeness, pick
+from instil.labels.draw import pick
 from instil.labels.shard import Columns, Shard, pack_shard
 
 
@@ -51,7 +51,7 @@ def test_bits_for(values: int, bits: int) -> None:
 def picked(logits_CV: Tensor, codec: Codec, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Ids and probabilities of the rows, through pick, the packed shard and back."""
     starts = torch.rand(len(logits_CV), dtype=torch.float64) if starts is None else starts
-    found = pick(logits_CV.clone(), codec, None, starts)
+    found = pick(logits_CV.clone(), codec, starts)
     used_CK, used_CM = found.head_CK >= 0, found.drawn_CM >= 0
     columns = Columns(
         heads_R=used_CK.sum(-1).numpy().astype(np.uint32), draws_R=used_CM.sum(-1).numpy().astype(np.uint32),
@@ -82,7 +82,7 @@ def dense(ids_CK: Tensor, probs_CK: Tensor, vocabulary: int) -> Tensor:
     seed=st.integers(0, 99),
 )
 def test_any_row_of_any_vocabulary_round_trips(vocabulary: int, detail: str, shape: str, seed: int) -> None:
-    """Heads are the probabilities from the threshold up, to half a unit; each row adds up to 1; no id stands twice."""
+    """Heads are the probabilities from the threshold up, to a unit; each row adds up to 1; no id stands twice."""
     generator = torch.Generator().manual_seed(seed)
     rows = 3 if vocabulary < 1000 else 1
     logits_CV = torch.randn(rows, vocabulary, generator=generator) * {"sharp": 20, "random": 3}.get(shape, 0)
@@ -102,20 +102,18 @@ def test_any_row_of_any_vocabulary_round_trips(vocabulary: int, detail: str, sha
         assert above <= set(used)
         for token in above:
             found = float(probs_CK[row][ids_CK[row] == token])
-            assert abs(found - float(exact_CV[row, token])) * codec.unit <= 0.5 * len(above) + 0.01
+            assert abs(found - float(exact_CV[row, token])) * codec.unit <= 1.01
 
 
 @pytest.mark.parametrize("detail", ["small", "default", "fine"])
-@pytest.mark.parametrize("order", [False, True])
-def test_draws_are_unbiased(detail: str, order: bool) -> None:
+def test_draws_are_unbiased(detail: str) -> None:
     """The mean of many draws of one row is the row: every id's error is within five of its standard errors."""
     generator = torch.Generator().manual_seed(0)
     vocabulary, draws = 50, 40_000
     logits_V = 1.5 * torch.randn(vocabulary, generator=generator)
     codec = Codec.of(detail, vocabulary)  # type: ignore[arg-type]
-    order_V = torch.randperm(vocabulary, generator=generator) if order else None
     starts_C = torch.rand(draws, generator=generator, dtype=torch.float64)
-    found = pick(logits_V.repeat(draws, 1), codec, order_V, starts_C)
+    found = pick(logits_V.repeat(draws, 1), codec, starts_C)
     masses_CK = found.masses_CK.double() / codec.unit
     each_C1 = ((1 - masses_CK.sum(-1)) / (found.drawn_CM >= 0).sum(-1).clamp_min(1))[:, None]
     ids_CK = torch.cat([found.head_CK, found.drawn_CM], -1)
@@ -135,17 +133,6 @@ def test_a_finer_threshold_is_nearer() -> None:
         estimate_CV = dense(*picked(logits_CV, Codec.of(detail, 2000)), 2000)  # type: ignore[arg-type]
         errors.append(float((estimate_CV - exact_CV).square().sum()))
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
-
-
-def test_order_by_likeness_puts_like_ids_together() -> None:
-    generator = torch.Generator().manual_seed(0)
-    kinds = torch.arange(256) % 8
-    weight_VD = torch.randn(8, 12, generator=generator)[kinds] * 5 + 0.1 * torch.randn(256, 12, generator=generator)
-    order_V = order_by_likeness(weight_VD)
-    assert sorted(order_V.tolist()) == list(range(256))
-    changes = int((kinds[order_V][1:] != kinds[order_V][:-1]).sum())
-    assert changes < 40  # 223 in random order; 7 at best.
-    assert torch.equal(order_V, order_by_likeness(weight_VD))
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,10 @@ def dense_probs(teacher: Teacher, example: Encoded, temperature: float) -> Tenso
 
 
 def check_cells(probs_RK: np.ndarray, exact_RK: np.ndarray, unit: int) -> None:
-    """Every head probability, as read, is within half a unit, the first within half a unit for each; none is lost."""
+    """Every head probability, as read, is within a unit, and so is their sum."""
     assert (probs_RK >= 0).all() and (probs_RK.sum(-1) <= 1 + 1e-6).all()
-    error_RK = np.abs(probs_RK - exact_RK) * unit
-    assert (error_RK[:, 1:] <= 0.5 + 1e-3 * unit * 1e-4 + 0.02).all()
-    assert (error_RK[:, :1] <= probs_RK.shape[1] / 2 + 0.02).all()
+    assert (np.abs(probs_RK - exact_RK) * unit <= 1.1).all()
+    assert (np.abs(probs_RK.sum(-1) - exact_RK.sum(-1)) * unit <= 0.6).all()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

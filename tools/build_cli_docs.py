@@ -10,7 +10,19 @@ from typer.testing import CliRunner
 from instil.run.cli import app
 
 PLACE = Path(__file__).parent.parent / "docs" / "cli.md"
-COMMANDS = ("", "init", "data", "teach", "label", "distil", "evaluate", "run")
+COMMANDS = (
+    "",
+    "init",
+    "data",
+    "teach",
+    "label",
+    "labels show",
+    "labels verify",
+    "labels merge",
+    "distil",
+    "evaluate",
+    "run",
+)
 
 
 def rendered() -> str:

@@ -22,7 +22,7 @@ from instil.labels.bits import bits_for
 from instil.labels.config import Detail
 
 LARGEST_VOCABULARY = 1 << 20
-THRESHOLDS: dict[Detail, float] = {"small": 0.16, "default": 0.06, "fine": 0.015}
+THRESHOLDS: dict[Detail, float] = {"small": 0.16, "default": 0.045, "fine": 0.012}
 """The dial of `draw.py` for each named setting; `benchmarks.labels` measures what they cost and keep."""
 
 
@@ -53,8 +53,8 @@ class Codec(BaseModel):
         """The named setting for a teacher with `vocabulary` ids."""
         threshold = THRESHOLDS[detail]
         head = min(vocabulary, math.floor(1 / threshold))
-        # A unit well below the threshold: what rounding adds is then small beside what drawing adds.
-        digits = math.ceil(math.log2(1 / threshold)) + 6
+        # A unit of an eighth of the threshold: more digits were not nearer, since drawing adds far more than rounding.
+        digits = math.ceil(math.log2(1 / threshold)) + 3
         return cls(
             vocabulary=vocabulary, temperatures=temperatures, head=head, threshold=threshold, draws=True, digits=digits
         )

@@ -2,8 +2,8 @@
 
 Shape letters: R rows of the shard, E examples, H head entries and S drawn ids of all rows together.
 
-    rows        rows of each example; uint32, (E,)
-    targets     hash of the target tokens that the rows predict; uint32, (E,)
+    rows        rows of each example; uint16 where that holds them, else uint32, (E,)
+    targets     hash of the target tokens that the rows predict; uint16, (E,)
     prompts     hash of the tokens that the teacher read before them; uint32, (E,)
     records     the record ids: JSON, deflated
 and for each recorded temperature, t0, t1, ..., bit-packed (bits.py):
@@ -35,7 +35,7 @@ from instil.core.errors import LabelError
 from instil.labels.bits import bytes_for, pack_bits, unpack_bits
 from instil.labels.codec import Codec, rectangle
 
-_TYPES = {"U8": np.uint8, "U32": np.uint32}
+_TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +49,14 @@ class Columns:
     drawn_S: NDArray[np.uint32]
 
 
-def hash_tokens(ids: Sequence[int]) -> int:
-    """32 bits that tell one sequence of tokens from another."""
-    return int.from_bytes(hashlib.blake2b(np.asarray(ids, np.uint32).tobytes(), digest_size=4).digest(), "little")
+def hash_tokens(ids: Sequence[int], size: int = 4) -> int:
+    """`size` bytes that tell one sequence of tokens from another."""
+    return int.from_bytes(hashlib.blake2b(np.asarray(ids, np.uint32).tobytes(), digest_size=size).digest(), "little")
+
+
+def hash_target(ids: Sequence[int]) -> int:
+    """16 bits are enough for a target: its number of tokens is compared too."""
+    return hash_tokens(ids, 2)
 
 
 def pack_shard(
@@ -66,9 +71,9 @@ def pack_shard(
 ) -> bytes:
     """The bytes of a shard. `hashes`: of the examples' prompts and targets. `columns`: one for each temperature."""
     arrays: dict[str, NDArray[Any]] = {
-        "rows": np.asarray(rows_E, np.uint32),
+        "rows": np.asarray(rows_E, np.uint16 if max(rows_E) < 1 << 16 else np.uint32),
         "prompts": np.asarray(hashes[0], np.uint32),
-        "targets": np.asarray(hashes[1], np.uint32),
+        "targets": np.asarray(hashes[1], np.uint16),
         "records": np.frombuffer(zlib.compress(json.dumps(list(records), ensure_ascii=False).encode()), np.uint8),
     }
     for number, column in enumerate(columns):

@@ -22,7 +22,7 @@ from instil.core.errors import LabelError
 from instil.core.fingerprint import hash_file
 from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
-from instil.labels.shard import Shard, hash_tokens
+from instil.labels.shard import Shard, hash_target, hash_tokens
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 2
@@ -157,7 +157,8 @@ class LabelStore:
         if place is None:
             raise LabelError(f"{self.folder}: no labels for record {example.id!r}; run instil label on this data")
         shard, number = self._shards[place[0]], place[1]
-        if int(shard.targets_E[number]) != hash_tokens(example.target_ids):
+        found = int(shard.rows_E[number]), int(shard.targets_E[number])
+        if found != (len(example.target_ids), hash_target(example.target_ids)):
             raise LabelError(
                 f"{self.folder}: record {example.id!r} was labelled with another target"
                 f" ({shard.rows_E[number]} tokens, now {len(example.target_ids)}); run instil label on this data"

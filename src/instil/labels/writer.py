@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +29,8 @@ from instil.core.fingerprint import fingerprint, hash_file
 from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
-from instil.labels.draw import Picks, order_by_likeness, pick
-from instil.labels.shard import Columns, Shard, hash_tokens, pack_shard
+from instil.labels.draw import Picks, pick
+from instil.labels.shard import Columns, Shard, hash_target, hash_tokens, pack_shard
 from instil.labels.store import MANIFEST_NAME, ShardEntry, StoreManifest, read_store_manifest
 from instil.models.family import Family, Rows
 from instil.models.probe import evaluating
@@ -58,12 +57,6 @@ class Teacher:
         """The rows of `examples`, without gradients."""
         with evaluating(self.model):
             return self.family.rows(self.model, self.family.collate(examples).to(self.device))
-
-    @cached_property
-    def order(self) -> Tensor:
-        """The ids laid out by likeness of their output embeddings."""
-        head = self.rows([Encoded("", (0,), (0,))]).head
-        return order_by_likeness(head.weight_VD[: head.n_valid]).to(self.device)
 
 
 def vocabulary_of(teacher: Teacher) -> int:
@@ -193,7 +186,7 @@ def _make(teacher: Teacher, examples: Sequence[Encoded], codec: Codec, plan: str
         target_N = torch.tensor([token for index in indices for token in examples[index].target_ids])
         starts_N = torch.from_numpy(np.concatenate([_draw_starts(examples[index]) for index in indices]))
         for chunk in _chunks(rows, target_N, starts_N):
-            for number, found in enumerate(_pick_all(teacher, codec, *chunk, sums)):
+            for number, found in enumerate(_pick_all(codec, *chunk, sums)):
                 picks[number].append(found)
         place.extend(np.arange(starts[index], starts[index + 1]) for index in indices)
     back = torch.from_numpy(np.argsort(np.concatenate(place), kind="stable"))
@@ -201,7 +194,7 @@ def _make(teacher: Teacher, examples: Sequence[Encoded], codec: Codec, plan: str
         codec, [example.id for example in examples], [len(example.target_ids) for example in examples],
         (
             [hash_tokens(example.prompt_ids) for example in examples],
-            [hash_tokens(example.target_ids) for example in examples],
+            [hash_target(example.target_ids) for example in examples],
         ),
         [_columns(each, back) for each in picks], plan=plan, sums=sums,
     )  # fmt: skip
@@ -223,18 +216,17 @@ def _chunks(rows: Rows, target_N: Tensor, starts_N: Tensor) -> Iterator[tuple[Te
 
 
 def _pick_all(
-    teacher: Teacher, codec: Codec, logits_CV: Tensor, target_C: Tensor, starts_C: Tensor, sums: dict[str, float]
+    codec: Codec, logits_CV: Tensor, target_C: Tensor, starts_C: Tensor, sums: dict[str, float]
 ) -> Iterator[Picks]:
     """The picks of a chunk at each temperature; adds to `sums` what the teacher thinks of the targets."""
     total_C = logits_CV.logsumexp(-1)
     gold_C = logits_CV.gather(1, target_C[:, None])[:, 0] - total_C
     sums["loss"] -= float(gold_C.double().sum())
     sums["agree"] += int((logits_CV.argmax(-1) == target_C).sum())
-    order_V = teacher.order if codec.draws else None
     for number, temperature in enumerate(codec.temperatures):
         last = number == len(codec.temperatures) - 1
         scaled_CV = logits_CV.div_(temperature) if last else logits_CV / temperature
-        found = pick(scaled_CV, codec, order_V, starts_C)
+        found = pick(scaled_CV, codec, starts_C)
         if number == 0:
             sums["rows"] += len(target_C)
             sums["heads"] += int((found.head_CK >= 0).sum())

@@ -11,10 +11,11 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -73,6 +74,9 @@ class _Running:
     state: TrainState
 
 
+_Group = tuple[list[MicroBatch], Position]
+
+
 def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterator[StepReport]:
     """Train `task.module` in place until the budget is spent; yields after every optimizer step.
 
@@ -81,12 +85,22 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     """
     run = _prepare(task, config, folder, seed)
     accelerator, state = run.accelerator, run.state
-    batches = _own_batches(task.lengths, config, seed, state.position, accelerator)
+    places = _own_batches(task.lengths, config, seed, state.position, accelerator)
     saved_at = time.monotonic()
+    with closing(_ahead(_group(task, places, config.accumulation) for _ in count())) as groups:
+        yield from _steps(run, config, task, groups, folder, saved_at)
+    accelerator.end_training()
+
+
+def _steps(
+    run: _Running, config: LoopConfig, task: Task, groups: Iterator[_Group], folder: Path, saved_at: float
+) -> Iterator[StepReport]:
+    accelerator, state = run.accelerator, run.state
     while state.progress(config.budget) < 1:
         started = time.monotonic()
-        group = list(islice(batches, config.accumulation))
-        report = _step(run, config, [task.batch(indices) for _, indices in group], group[-1][0], started)
+        batches, position = next(groups)
+        waited_s = time.monotonic() - started
+        report = replace(_step(run, config, batches, position, started), waited_s=waited_s)
         if config.validate_steps and state.step % config.validate_steps == 0:
             report = _with_validation(report, run, task)
         accelerator.log(_logged(report), step=report.step)
@@ -94,7 +108,22 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
         if _checkpoint_due(config, state.step, saved_at):
             checkpoint.save(accelerator, folder, state)
             saved_at = time.monotonic()
-    accelerator.end_training()
+
+
+def _group(task: Task, places: Iterator[tuple[Position, list[int]]], size: int) -> _Group:
+    """The micro-batches of one optimizer step, and the position after them."""
+    chosen = list(islice(places, size))
+    return [task.batch(indices) for _, indices in chosen], chosen[-1][0]
+
+
+def _ahead(groups: Iterator[_Group]) -> Generator[_Group]:
+    """The same, each read and collated by another thread while the step before it is computed."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        coming = pool.submit(next, groups)
+        while True:
+            group = coming.result()
+            coming = pool.submit(next, groups)
+            yield group
 
 
 def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from instil.core.publish import write_text
@@ -56,7 +56,8 @@ class TrainState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one optimizer step did. Losses are means over its target rows, in nats; `soft` is the KL without T^2."""
+    """What one optimizer step did. Losses are means over its target rows, in nats; `soft` is the divergence without
+    T^2. `waited_s`: seconds of the step in which it waited for its batches and their labels."""
 
     step: int
     progress: float
@@ -69,3 +70,4 @@ class StepReport:
     grad_norm: float
     elapsed_s: float
     validation_loss: float | None = None
+    waited_s: float = field(default=0.0, compare=False)

@@ -1,0 +1,77 @@
+"""The real models and texts that benchmarks share: a teacher, the built-in corpus, a student cut out of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import instil
+from instil.data.prompts import Prompt
+from instil.data.synopsis import load
+from instil.data.tokens import Encoded, Limits, encode_records
+from instil.labels.codec import Codec
+from instil.labels.store import LabelStore
+from instil.labels.writer import Teacher, vocabulary_of, write_labels
+from instil.models.adapters import load_adapter
+from instil.models.family import family_of
+from instil.models.loading import LoadedModel, load_model
+from instil.models.students.depth import block_influence, keep_layers, most_influential
+from instil.objectives.fused import Mix
+from instil.train.config import Budget, LoopConfig
+from instil.train.loop import train
+from instil.train.task import RowLoss, TextTask
+
+PROMPT = Prompt(kind="template", text="{source}\n\nSynopsis:")
+LIMITS = Limits(source=64, target=32)
+MODELS = {"smollm2": "wheel:smollm2-135m-instruct", "gemma3": "wheel:gemma3-270m"}
+_ADAPTER = Path(instil.__file__).parent / "models" / "shipped" / "synopsis-teacher"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A teacher and its student, with examples of the train split that neither calibration nor training has used."""
+
+    teacher: LoadedModel
+    student: Any
+    examples: list[Encoded]
+
+
+def load_teacher(name: str) -> LoadedModel:
+    """The model, with the shipped adapter where there is one for it. The Gemma licence is shown by the loader."""
+    loaded = load_model(MODELS[name], accept_licences=("gemma",))
+    return load_adapter(loaded, _ADAPTER) if name == "smollm2" else loaded
+
+
+def encode(loaded: LoadedModel, first: int, count: int, limits: Limits = LIMITS) -> list[Encoded]:
+    """`count` training examples from number `first` on."""
+    records = load("train")[first : first + count]
+    return encode_records(loaded.tokenizer, PROMPT, records, limits, loaded.kind)[0]
+
+
+def label(loaded: LoadedModel, examples: Sequence[Encoded], codec: Codec, folder: Path) -> LabelStore:
+    """A label store of `examples`, made and opened."""
+    teacher = Teacher(model=loaded.model, family=family_of(loaded.model))
+    write_labels(teacher, examples, folder, codec=codec, made_from={})
+    return LabelStore(folder, expect={}, temperature=codec.temperatures[0])
+
+
+def make_pair(name: str, *, layers: int, minutes: float, count: int) -> Pair:
+    """A student of `layers` layers by block influence, distilled for `minutes` from the default labels, and `count`
+    examples behind those that it has learned from."""
+    loaded = load_teacher(name)
+    learned = encode(loaded, 0, max(60, round(240 * minutes)))
+    family = family_of(loaded.model)
+    student = keep_layers(loaded.model, most_influential(block_influence(loaded.model, family, learned[:20]), layers))
+    with tempfile.TemporaryDirectory() as folder:
+        codec = Codec.of("default", vocabulary_of(Teacher(model=loaded.model, family=family)))
+        store = label(loaded, learned, codec, Path(folder) / "store")
+        task = TextTask(RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0)), learned, (), store.read, 1024)
+        config = LoopConfig(
+            budget=Budget(minutes=minutes), batch_tokens=1024, learning_rate=5e-4, trackers=(), checkpoint_minutes=1e6
+        )
+        for _ in train(task, config, folder=Path(folder), seed=42):
+            pass
+    return Pair(teacher=loaded, student=student.eval(), examples=encode(loaded, 4000, count))
