@@ -15,7 +15,7 @@ import tiny
 from instil.core.errors import ConfigError, DataError, InstilError
 from instil.data.prompts import Prompt
 from instil.data.records import Record
-from instil.data.tokens import Encoded, Kind, Limits, Truncation, cut_source, encode_prompt, encode_records
+from instil.data.tokens import Encoded, Kind, Limits, Truncation, cut_sources, encode_prompt, encode_records
 
 KINDS: tuple[Kind, ...] = ("encoder-decoder", "decoder-only")
 TOKENIZERS = {kind: tiny.tiny_tokenizer(kind) for kind in KINDS}
@@ -119,7 +119,7 @@ def test_cuts_are_counted() -> None:
 )
 def test_a_cut_source_is_a_prefix_within_the_limit(make: str, source: str, limit: int) -> None:
     tokenizer = MAKES[make]
-    kept, was_cut = cut_source(tokenizer, source, limit)
+    ((kept, was_cut),) = cut_sources(tokenizer, [source], limit)
     assert source.startswith(kept)
     assert count(tokenizer, kept) <= limit
     assert was_cut == (count(tokenizer, source) > limit) and (was_cut or kept == source)
@@ -127,14 +127,14 @@ def test_a_cut_source_is_a_prefix_within_the_limit(make: str, source: str, limit
 
 def test_characters_of_several_tokens_are_kept_whole_or_left_out() -> None:
     tokenizer = TOKENIZERS["decoder-only"]
-    kept = [cut_source(tokenizer, "ab€🙂c", limit)[0] for limit in range(1, 12)]
+    kept = [cut_sources(tokenizer, ["ab€🙂c"], limit)[0][0] for limit in range(1, 12)]
     assert kept == ["a", "ab", "ab", "ab", "ab€", "ab€", "ab€", "ab€", "ab€🙂", "ab€🙂c", "ab€🙂c"]
 
 
 @pytest.mark.parametrize("make", MAKES)
 def test_a_long_enough_limit_cuts_nothing(make: str) -> None:
     for line in CORPUS:
-        assert cut_source(MAKES[make], line, count(MAKES[make], line)) == (line, False)
+        assert cut_sources(MAKES[make], [line], count(MAKES[make], line)) == [(line, False)]
 
 
 @pytest.mark.parametrize(

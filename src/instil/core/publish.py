@@ -82,8 +82,9 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def sweep(root: Path) -> None:
-    """Remove what killed processes left aside directly under `root`; an old folder without a successor is put back."""
+def sweep(root: Path, *, inner: bool = False) -> None:
+    """Remove what killed processes left aside directly under `root`, or with `inner` also in the folders below; an old
+    folder without a successor is put back."""
     for old in root.glob(f"{OLD_PREFIX}*"):
         folder = root / old.name.removeprefix(OLD_PREFIX)
         if folder.exists():
@@ -95,3 +96,6 @@ def sweep(root: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    if inner:
+        for folder in [path for path in root.rglob("*") if path.is_dir()]:
+            sweep(folder)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from instil.core.errors import DataError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["encoder-decoder", "decoder-only"]
+_TOGETHER = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,33 @@ class Truncation:
         return f"of {self.examples} examples, {share(self.sources)} sources and {share(self.targets)} targets were cut"
 
 
-def cut_source(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> tuple[str, bool]:
-    """`source` within `limit` tokens, cut at a token's edge but never inside a character, and whether it was cut."""
-    encoding = tokenizer(source, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
-    if len(encoding["input_ids"]) <= limit:
-        return source, False
-    if not tokenizer.is_fast:
-        return str(tokenizer.decode(encoding["input_ids"][:limit], skip_special_tokens=True)), True
-    # Tokens that share a character all name its whole span, so the next one's start is the edge.
-    (_, end), (following, _) = encoding["offset_mapping"][limit - 1 : limit + 1]
-    return source[: min(end, following)], True
+def cut_sources(tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], limit: int) -> list[tuple[str, bool]]:
+    """Each source within `limit` tokens, cut at a token's edge but never inside a character, and whether it was cut."""
+    encoding = tokenizer(list(sources), add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    found = []
+    for number, (source, ids) in enumerate(zip(sources, encoding["input_ids"], strict=True)):
+        if len(ids) <= limit:
+            found.append((source, False))
+        elif not tokenizer.is_fast:
+            found.append((str(tokenizer.decode(ids[:limit], skip_special_tokens=True)), True))
+        else:
+            # Tokens that share a character all name its whole span, so the next one's start is the edge.
+            (_, end), (following, _) = encoding["offset_mapping"][number][limit - 1 : limit + 1]
+            found.append((source[: min(end, following)], True))
+    return found
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, sources: Sequence[str], kind: Kind
+) -> list[list[int]]:
+    """Token ids that the model reads for each source, special tokens included."""
+    texts = [prompt.render(source, tokenizer) for source in sources]
+    # A chat template writes its own special tokens.
+    found = [list(ids) for ids in tokenizer(texts, add_special_tokens=prompt.kind != "chat")["input_ids"]]
+    for ids in found:
+        if kind == "decoder-only" and ids and ids[-1] == tokenizer.eos_token_id and prompt.kind != "chat":
+            ids.pop()
+    return found
 
 
 def encode_prompt(
@@ -73,25 +92,26 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids that the model reads for `source`, special tokens included; the source cut to its limit."""
     if max_source_tokens is not None:
-        source, _ = cut_source(tokenizer, source, max_source_tokens)
-    # A chat template writes its own special tokens.
-    ids = list(tokenizer(prompt.render(source, tokenizer), add_special_tokens=prompt.kind != "chat")["input_ids"])
-    if kind == "decoder-only" and ids and ids[-1] == tokenizer.eos_token_id and prompt.kind != "chat":
-        ids.pop()
-    return ids
+        ((source, _),) = cut_sources(tokenizer, [source], max_source_tokens)
+    return encode_prompts(tokenizer, prompt, [source], kind)[0]
 
 
-def encode_target(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str, kind: Kind) -> list[int]:
-    """Token ids that the model is to write for `target`, its end token last."""
+def encode_targets(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, targets: Sequence[str], kind: Kind
+) -> list[list[int]]:
+    """Token ids that the model is to write for each target, the end token last."""
     if kind == "encoder-decoder":
-        ids = list(tokenizer(text_target=target)["input_ids"])
+        encoding = tokenizer(text_target=list(targets))
     else:
-        ids = list(tokenizer(prompt.separator + target, add_special_tokens=False)["input_ids"])
+        encoding = tokenizer([prompt.separator + target for target in targets], add_special_tokens=False)
     end = tokenizer.eos_token_id
     if end is None:
         raise DataError("the tokenizer has no end token, so the model could not learn to stop; set eos_token in it")
     # A decoder-only model's end token is added in any case: the target's own text may end in its spelling.
-    return ids if kind == "encoder-decoder" and ids and ids[-1] == end else [*ids, end]
+    return [
+        list(ids) if kind == "encoder-decoder" and ids and ids[-1] == end else [*ids, end]
+        for ids in encoding["input_ids"]
+    ]
 
 
 def encode_records(
@@ -102,12 +122,17 @@ def encode_records(
     A cut target keeps no end token: the model shall not learn to stop in mid-sentence.
     """
     examples, cut = [], Truncation()
-    for record in records:
-        source, was_cut = cut_source(tokenizer, record.source, limits.source)
-        prompt_ids = encode_prompt(tokenizer, prompt, source, None, kind)
-        target_ids = encode_target(tokenizer, prompt, record.targets[0], kind)
-        cut.examples += 1
-        cut.sources += was_cut
-        cut.targets += len(target_ids) > limits.target
-        examples.append(Encoded(record.id, tuple(prompt_ids), tuple(target_ids[: limits.target])))
+    left = iter(records)
+    # Together, since a tokenizer takes many texts faster than one at a time.
+    while part := list(islice(left, _TOGETHER)):
+        sources = cut_sources(tokenizer, [record.source for record in part], limits.source)
+        prompts = encode_prompts(tokenizer, prompt, [source for source, _ in sources], kind)
+        targets = encode_targets(tokenizer, prompt, [record.targets[0] for record in part], kind)
+        cut.examples += len(part)
+        cut.sources += sum(was_cut for _, was_cut in sources)
+        cut.targets += sum(len(ids) > limits.target for ids in targets)
+        examples += [
+            Encoded(record.id, tuple(prompt_ids), tuple(target_ids[: limits.target]))
+            for record, prompt_ids, target_ids in zip(part, prompts, targets, strict=True)
+        ]
     return examples, cut

@@ -92,9 +92,7 @@ class Workshop:
             if found := read_manifest(folder):
                 shutil.rmtree(part, ignore_errors=True)
                 return found  # Another process was faster.
-            sweep(part)
-            for inner in [path for path in part.rglob("*") if path.is_dir()]:
-                sweep(inner)
+            sweep(part, inner=True)
             resumed = any(path.name not in (LOCK_NAME, RECIPE_NAME) for path in part.iterdir())
             console.say(f"{label}: {'going on in' if resumed else 'making'} {folder}")
             write_text(part / RECIPE_NAME, self.recipe_yaml)

@@ -9,6 +9,7 @@ from typing import Any
 
 from instil.core import console
 from instil.core.errors import ConfigError
+from instil.data.tokens import Encoded
 from instil.models.family import Family, family_of
 from instil.models.layers import Side, stack_of
 from instil.models.loading import LoadedModel, Located, load_model, locate
@@ -54,23 +55,20 @@ def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher,
         return {"parameters": loaded.model.num_parameters(), **keep_model(loaded.model, loaded.tokenizer, folder)}
     loaded = teacher.loaded
     model, reports = loaded.model, {}
+    examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
     for side, keep in _wanted(section, loaded).items():
-        report = _choose(recipe, section, data, loaded, side, keep)
+        report = _choose(section, examples, loaded, side, keep)
         console.say(f"  keeps {side} layers {', '.join(map(str, report.kept))} of {report.layers}")
         shorter = depth.keep_layers(model, report.kept, side=side)
         reports[side] = asdict(report)
         if section.mend:
-            mended = _mend(recipe, section, data, loaded, shorter, model, report.kept, side)
+            mended = _mend(examples, shorter, model, report.kept, side)
             reports[side]["mended"] = [asdict(cut) for cut in mended]
         model = shorter
     return {"parameters": model.num_parameters(), "depth": reports, **keep_model(model, loaded.tokenizer, folder)}
 
 
-def _mend(
-    recipe: Recipe, section: StudentConfig, data: Data, loaded: LoadedModel, student: Any, whole: Any,
-    kept: Sequence[int], side: Side,
-) -> Sequence[Mended]:  # fmt: skip
-    examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
+def _mend(examples: Sequence[Encoded], student: Any, whole: Any, kept: Sequence[int], side: Side) -> Sequence[Mended]:
     mended = mend_cuts(student, whole, kept, family_of(whole), examples, side=side)
     if mended:
         worst = max(mended, key=lambda layer: layer.error_before)
@@ -91,7 +89,7 @@ def _wanted(section: StudentConfig, loaded: LoadedModel) -> dict[Side, int]:
 
 
 def _choose(
-    recipe: Recipe, section: StudentConfig, data: Data, loaded: LoadedModel, side: Side, keep: int
+    section: StudentConfig, examples: Sequence[Encoded], loaded: LoadedModel, side: Side, keep: int
 ) -> depth.DepthReport:
     count = len(stack_of(loaded.model, side).layers)
     if section.keep is not None:
@@ -99,6 +97,5 @@ def _choose(
     if section.choice == "even":
         return depth.DepthReport(kept=depth.evenly_spaced(count, keep), layers=count)
     family: Family = family_of(loaded.model)
-    examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
     influence = depth.block_influence(loaded.model, family, examples, side=side)
     return depth.DepthReport(kept=depth.most_influential(influence, keep), layers=count, influence=influence)
