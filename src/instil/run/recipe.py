@@ -91,14 +91,18 @@ class LabelsConfig(Config):
     """What is recorded of the teacher for the first `records` of the train split (all when not given), at each of
     `temperatures`. `detail`: how finely each row is drawn, in a dozen, two dozen or five dozen bytes; `head`: instead
     of that, the so many most probable ids and the mass of the rest. `targets`: rows of the gold targets, or of the
-    teacher's own greedy outputs (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947). `store`: a store
-    made before, or `builtin:NAME` for one that instil ships."""
+    teacher's own outputs by search over `beams` (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947).
+    `completions`: a file of outputs for targets, of a teacher that is far away (labels/completions.py). With
+    `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME` for one that instil
+    ships."""
 
     detail: Detail = "default"
     head: PositiveInt | None = None
     temperatures: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
     records: PositiveInt | None = None
     targets: Literal["gold", "teacher"] = "gold"
+    beams: PositiveInt = 1
+    completions: str | None = None
     batch_tokens: PositiveInt = 4096
     store: str | None = None
 

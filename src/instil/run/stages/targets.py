@@ -1,0 +1,98 @@
+"""What the student is to write where that is not the gold target: the teacher's own outputs, or stored completions.
+
+They stand in `targets.jsonl`, a line each, `{"id": record, "target": text}`; a record may have several. Each is an
+example of its own: the first under the record's id, the n-th under `id#n`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from instil.core import console, publish
+from instil.core.errors import LabelError
+from instil.data.records import Record
+from instil.labels.completions import read_completions
+from instil.models.generation import TransformersGenerator
+from instil.run.recipe import Recipe
+from instil.run.stages.teach import Teacher
+
+TARGETS_NAME = "targets.jsonl"
+_CHUNK = 256
+
+Targets = Mapping[str, Sequence[str]]
+
+
+def make_targets(recipe: Recipe, teacher: Teacher, records: Sequence[Record], folder: Path) -> list[Record]:
+    """`records` with the targets that the recipe names; those that are not gold are written to `folder` first."""
+    path = folder / TARGETS_NAME
+    if recipe.labels.completions is not None:
+        _copy_completions(Path(recipe.labels.completions).expanduser(), records, path)
+    elif recipe.labels.targets == "teacher":
+        _generate(recipe, teacher, records, path)
+    return labelled_records(folder, records)
+
+
+def labelled_records(folder: Path, train: Sequence[Record]) -> list[Record]:
+    """The training records, with other targets for gold where the stage in `folder` made or took some."""
+    path = folder / TARGETS_NAME
+    if not path.is_file():
+        return list(train)
+    written = _read(path)
+    return [
+        replace(record, id=record.id if number == 1 else f"{record.id}#{number}", targets=(text,))
+        for record in train
+        for number, text in enumerate(written.get(record.id, ()), start=1)
+        if text
+    ]
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in map(json.loads, path.read_text(encoding="utf8").splitlines() if path.is_file() else ()):
+        found.setdefault(row["id"], []).append(row["target"])
+    return found
+
+
+def _write(path: Path, targets: Targets) -> None:
+    rows = (
+        json.dumps({"id": key, "target": text}, ensure_ascii=False) for key, texts in targets.items() for text in texts
+    )
+    publish.write_text(path, "".join(f"{row}\n" for row in rows))
+
+
+def _copy_completions(source: Path, records: Sequence[Record], path: Path) -> None:
+    found = read_completions(source)
+    console.say(f"  {source}: {found}")
+    known = {record.id for record in records}
+    used = {record: texts for record, texts in found.targets.items() if record in known}
+    if not used:
+        raise LabelError(
+            f"{source}: none of its ids is a training record's (here {next(iter(found.targets))!r}, in the train split"
+            f" {records[0].id!r}); write the records' own ids into the requests"
+        )
+    if len(used) < len(records):
+        console.say(f"  {len(records) - len(used):,} of {len(records):,} training records have no completion")
+    _write(path, used)
+
+
+def _generate(recipe: Recipe, teacher: Teacher, records: Sequence[Record], path: Path) -> None:
+    """The teacher's output for each record, kept every few batches, so that a killed run goes on."""
+    loaded = teacher.loaded
+    generator = TransformersGenerator(
+        loaded.model, loaded.tokenizer, recipe.prompt, name="teacher", max_source_tokens=recipe.limits.source,
+        num_beams=recipe.labels.beams,
+    )  # fmt: skip
+    written = _read(path)
+    left = [record for record in records if record.id not in written]
+    with console.progress("teacher's outputs", len(records), "outputs") as advance:
+        for start in range(0, len(left), _CHUNK):
+            part = left[start : start + _CHUNK]
+            outputs = generator.generate(
+                [record.source for record in part], max_new_tokens=recipe.limits.target, batch_size=16
+            )
+            written.update({record.id: [output] for record, output in zip(part, outputs, strict=True)})
+            _write(path, written)
+            advance(len(written), "")
