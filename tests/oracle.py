@@ -33,13 +33,13 @@ def dense_logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, pr
     return logits_NV[:, : projection.n_valid]
 
 
-def dense_divergence(kind: str, beta: float, p_K: Tensor, log_q_K: Tensor) -> Tensor:
+def dense_divergence(kind: str, beta: float, p_K: Tensor, log_q_K: Tensor, least: float) -> Tensor:
     """The divergence of two distributions over K cells from its definition; 0 log 0 is 0, and log 0 is log 1e-30."""
 
     def kl(a_K: Tensor, log_a_K: Tensor, log_b_K: Tensor) -> Tensor:
         return torch.where(a_K > 0, a_K * (log_a_K - log_b_K), 0.0).sum()
 
-    q_K, log_p_K = log_q_K.exp(), p_K.clamp_min(1e-30).log()
+    q_K, log_p_K = log_q_K.exp(), p_K.clamp_min(least if kind == "reverse_kl" else 1e-30).log()
     log_middle_K = (beta * p_K + (1 - beta) * q_K).clamp_min(1e-30).log()
     match kind:
         case "forward_kl":
@@ -51,7 +51,7 @@ def dense_divergence(kind: str, beta: float, p_K: Tensor, log_q_K: Tensor) -> Te
         case "skew_kl":
             return kl(p_K, log_p_K, log_middle_K)
         case "skew_reverse_kl":
-            return kl(q_K, log_q_K, log_middle_K)
+            return kl(q_K, log_q_K, ((1 - beta) * p_K + beta * q_K).clamp_min(1e-30).log())
         case "total_variation":
             return (p_K - q_K).abs().sum() / 2
     raise ValueError(kind)
@@ -71,7 +71,7 @@ def partition_divergence(logits_V: Tensor, ids_K: Tensor, probs_K: Tensor, mix: 
     if others:
         cells.append((max(tail, 0.0), torch.logsumexp(log_q_V[others], -1)))
     p_K = torch.tensor([p for p, _ in cells], dtype=torch.float64)
-    return dense_divergence(mix.divergence, mix.beta, p_K, torch.stack([log_q for _, log_q in cells]))
+    return dense_divergence(mix.divergence, mix.beta, p_K, torch.stack([log_q for _, log_q in cells]), mix.least)
 
 
 def cross_entropy(logits_V: Tensor, target: int, smoothing: float) -> Tensor:

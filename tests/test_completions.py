@@ -43,6 +43,9 @@ def test_every_form_is_read(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.targets == {"a": ["one"], "7": ["two", "three"], "b": ["four", "five"], "d": ["plain"]}
     assert (found.failed, found.prompt_tokens, found.completion_tokens) == (2, 20, 6)
+    unusual = "one\u2028two\x85three"
+    line = json.dumps({"id": "a", "target": unusual}, ensure_ascii=False)
+    assert read_completions(write(tmp_path / f"other {name}", line)).targets == {"a": [unusual]}
     assert "6 completions of 4 records" in str(found) and "2 requests failed" in str(found)
 
 

@@ -21,8 +21,8 @@ from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
 from instil.labels.merge import merge_stores
 from instil.labels.shard import Shard
-from instil.labels.store import MANIFEST_NAME, LabelStore, StoreManifest
-from instil.labels.writer import EXAMPLES_A_SHARD, Part, Teacher, vocabulary_of, write_labels
+from instil.labels.store import EXAMPLES_A_SHARD, MANIFEST_NAME, LabelStore, StoreManifest
+from instil.labels.writer import Part, Teacher, vocabulary_of, write_labels
 from instil.models.family import family_of
 
 MADE_FROM = {"teacher": "aaaa", "prompt": "bbbb"}
@@ -195,11 +195,17 @@ def test_damage_is_named_and_only_that_shard_is_made_again(damage: Any, tmp_path
     assert {path.name for path, time in times.items() if path.stat().st_mtime_ns != time} == {hurt.name}
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"format": 1}'])
-def test_damaged_or_missing_manifest(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "damaged; delete"), ("{", "damaged; delete"), ("{}", "damaged; delete"),
+        ('{"format": 1}', "format 1, but this instil reads format 2"), ('{"stage": "teach"}', "folder of a stage"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_none(content: str, says: str, tmp_path: Path) -> None:
     label(tmp_path, make_examples(2))
     (tmp_path / MANIFEST_NAME).write_text(content)
-    with pytest.raises(LabelError, match="damaged"):
+    with pytest.raises(LabelError, match=says):
         open_store(tmp_path)
     (tmp_path / MANIFEST_NAME).unlink()
     with pytest.raises(LabelError, match="labelling has not ended"):
@@ -312,7 +318,7 @@ def test_parts_made_apart_are_the_store_made_at_once(tmp_path: Path) -> None:
         label(folder, examples, teacher, part=Part(number=number, of=3))
     with pytest.raises(LabelError, match="part 2/3 of a store"):
         open_store(parts[1])
-    with pytest.raises(LabelError, match="part 1/3 is missing"):
+    with pytest.raises(LabelError, match=r"shard-00000.safetensors, shard-00003.safetensors of 4 shards in none"):
         merge_stores(parts[1:], tmp_path / "torn")
     merge_stores(parts[::-1], tmp_path / "merged")
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
@@ -328,6 +334,10 @@ def test_parts_of_different_labellings_and_damaged_ones_are_not_merged(tmp_path:
     with pytest.raises(LabelError, match=r"codec is .*head=3.* but .*head=6"):
         merge_stores([first, second], tmp_path / "merged")
     label(second, examples, teacher, part=Part(number=2, of=2))
+    other = tmp_path / "of fewer"
+    label(other, examples[:-1], teacher, part=Part(number=1, of=1))
+    with pytest.raises(LabelError, match="whole is"):
+        merge_stores([other, second], tmp_path / "merged")
     flip_a_bit(second / "shard-00001.safetensors")
     with pytest.raises(LabelError, match=r"shard-00001.safetensors: damaged"):
         merge_stores([first, second], tmp_path / "merged")
@@ -335,7 +345,7 @@ def test_parts_of_different_labellings_and_damaged_ones_are_not_merged(tmp_path:
 
 
 def test_a_part_without_a_shard_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"part 2/2 has no shard; the data fill 1"):
+    with pytest.raises(LabelError, match=r"part 2/2 has no shard, since the data fill 1; merge the others"):
         label(tmp_path, make_examples(3), part=Part(number=2, of=2))
 
 
@@ -362,11 +372,11 @@ def test_drawn_labels_add_up_and_do_not_depend_on_the_batch(tmp_path: Path) -> N
     for temperature in (1.0, 2.0):
         one, other = (open_store(tmp_path / name, temperature=temperature).read(examples) for name in "ab")
         assert torch.allclose(one[1].sum(-1), torch.ones(len(one[1])), atol=1e-6)
+        rows = [[[token for token in row if token >= 0] for row in ids.tolist()] for ids in (one[0], other[0])]
+        assert all(len(row) == len(set(row)) for row in rows[0])
         # Another batch rounds the teacher's logits otherwise, which may move a draw now and then.
-        assert (one[0] == other[0]).float().mean() > 0.99 if one[0].shape == other[0].shape else True
-        for row in one[0].tolist():
-            used = [token for token in row if token >= 0]
-            assert len(used) == len(set(used))
+        same = sum(a == b for a, b in zip(*rows, strict=True))
+        assert same >= 0.95 * len(rows[0])
     heads_NK, head_probs_NK = open_store(tmp_path / "a", drawn=False).read(examples)
     assert heads_NK.shape[1] <= codec.head and (head_probs_NK.sum(-1) <= 1 + 1e-6).all()
     assert (head_probs_NK[heads_NK >= 0] >= codec.threshold - 1 / codec.unit).all()

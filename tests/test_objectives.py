@@ -130,7 +130,7 @@ def test_value_and_gradients_agree_with_the_oracle(
 def test_every_divergence_agrees_with_the_oracle(
     kind: Divergence, beta: float, temperature: float, dtype: torch.dtype
 ) -> None:
-    mix = replace(BOTH, temperature=temperature, divergence=kind, beta=beta)
+    mix = replace(BOTH, temperature=temperature, divergence=kind, beta=beta, least=1e-3 if beta == 0.5 else 1e-30)
     for vocabulary, head in ((3, 2), (11, 11), (257, 12)):
         check(replace(make_case(vocabulary=vocabulary, head=head, seed=vocabulary), mix=mix), dtype=dtype)
 
@@ -172,7 +172,7 @@ def test_limits_of_the_divergences() -> None:
     assert torch.allclose(value("jsd", near) / near, value("forward_kl"), atol=1e-5)
     assert torch.allclose(value("jsd", 1 - near) / near, value("reverse_kl"), atol=1e-5)
     assert torch.allclose(value("skew_kl", near), value("forward_kl"), atol=1e-5)
-    assert torch.allclose(value("skew_reverse_kl", 1 - near), value("reverse_kl"), atol=1e-5)
+    assert torch.allclose(value("skew_reverse_kl", near), value("reverse_kl"), atol=1e-5)
     assert (value("total_variation") <= 1).all()
 
 

@@ -43,7 +43,7 @@ def read_completions(path: Path) -> Completions:
     found = Completions()
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = raw.decode("utf8").splitlines()
+        lines = raw.decode("utf8").split("\n")
     except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
         raise LabelError(f"{path}: not readable as UTF-8 JSON lines ({error}); save it as UTF-8") from error
     except OSError as error:

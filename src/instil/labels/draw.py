@@ -4,7 +4,8 @@ Shape letters: C rows of a chunk, V vocabulary, K head entries, M drawn ids.
 
 One dial, the `threshold` c. Ids with a probability of c or more are the *head*. The rest, of mass t, is the *tail*,
 and m = round(t / c) ids of it are drawn, each of which then stands for t / m. Every id of the tail is drawn with
-probability p * m / t, so the estimate is unbiased, and none is drawn twice. A constant c over all rows is the best use
+probability p * m / t, so the estimate is unbiased (to half a unit of the codec: a smaller tail is dropped), and none
+is drawn twice. A constant c over all rows is the best use
 of the bytes for the squared error: a row's error is about c * t for t / c ids, so each further id takes as much error
 away wherever it is spent; a sure teacher takes few bytes and an unsure one many. (Threshold sampling: Duffield,
 Lund and Thorup 2005, "Learn more, sample less"; for distributions, Fearnhead and Clifford 2003.)

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from instil.core import publish
 from instil.core.errors import LabelError
-from instil.labels.store import MANIFEST_NAME, StoreManifest, damage_of, read_store_manifest
+from instil.labels.store import (
+    EXAMPLES_A_SHARD,
+    MANIFEST_NAME,
+    StoreManifest,
+    damage_of,
+    read_store_manifest,
+    shard_name,
+)
 from instil.labels.writer import link, measured
 
 
@@ -21,14 +28,19 @@ def merge_stores(parts: Sequence[Path], folder: Path) -> StoreManifest:
     manifests = [read_store_manifest(part) for part in parts]
     first = manifests[0]
     for part, manifest in zip(parts, manifests, strict=True):
-        for what in ("made_from", "codec"):
+        for what in ("made_from", "codec", "whole"):
             if getattr(manifest, what) != getattr(first, what):
                 raise LabelError(
                     f"{part}: {what} is {getattr(manifest, what)}, but {parts[0]} has {getattr(first, what)};"
                     " merge only parts of one labelling"
                 )
     found = {entry.file: (part, entry) for part, each in zip(parts, manifests, strict=True) for entry in each.shards}
-    _require_all(manifests, set(found))
+    wanted = [shard_name(number) for number in range(-(-first.examples // EXAMPLES_A_SHARD))]
+    if missing := sorted(set(wanted) - set(found)):
+        raise LabelError(
+            f"{', '.join(missing)} of {len(wanted)} shards in none of the parts; label the part that makes it with"
+            " instil label --part, then merge again"
+        )
     with publish.publish_folder(folder) as aside:
         for part, entry in found.values():
             if damage := damage_of(part, entry):
@@ -40,19 +52,3 @@ def merge_stores(parts: Sequence[Path], folder: Path) -> StoreManifest:
         )
         whole.write(aside)
     return whole
-
-
-def _require_all(manifests: Sequence[StoreManifest], names: set[str]) -> None:
-    """Each of the n parts must be there. Their shards then are all there are: a part is finished or has no manifest."""
-    numbers = {manifest.part for manifest in manifests if manifest.part}
-    if not numbers:
-        return
-    of = {int(part.split("/")[1]) for part in numbers}
-    if len(of) > 1:
-        raise LabelError(f"the parts are of different divisions: {', '.join(sorted(numbers))}; label all with the same")
-    missing = sorted({f"{number}/{max(of)}" for number in range(1, max(of) + 1)} - numbers)
-    if missing:
-        raise LabelError(f"part {', '.join(missing)} is missing; label it with instil label --part, then merge again")
-    gaps = [f"shard-{number:05d}.safetensors" for number in range(len(names))]
-    if lost := sorted(set(gaps) - names):
-        raise LabelError(f"{lost[0]} is in none of the parts; label them anew from the same data")

@@ -23,7 +23,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from instil.core.errors import LabelError
+from instil.core.errors import LabelError, storage_error
 from instil.labels.bits import bytes_for, pack_bits, unpack_bits
 from instil.labels.codec import Codec, rectangle
 
@@ -97,18 +97,25 @@ class Shard:
         self.path = path
         self.codec = codec
         try:
-            self._arrays, metadata = _mapped(path)
-            self.rows_E = self._arrays["rows"].astype(np.int64)
-            self.prompts_E = np.array(self._arrays["prompts"])
-            self.targets_E = np.array(self._arrays["targets"])
-            self.records: tuple[str, ...] = tuple(json.loads(zlib.decompress(self._arrays["records"].tobytes())))
+            self._file = _identity(path)
+            arrays, metadata = _mapped(self._file)
+            self.rows_E = arrays["rows"].astype(np.int64)
+            self.prompts_E = np.array(arrays["prompts"])
+            self.targets_E = np.array(arrays["targets"])
+            self.records: tuple[str, ...] = tuple(json.loads(zlib.decompress(arrays["records"].tobytes())))
             made = json.loads(metadata["made"])
             self.plan: str = made["plan"]
             self.sums: dict[str, float] = made["sums"]
             self.starts_E = np.concatenate([[0], self.rows_E.cumsum()])
             self._require_lengths()
-        except (OSError, ValueError, KeyError, zlib.error) as error:
+        except OSError as error:
+            raise storage_error(error, path) from error
+        except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise LabelError(f"{path}: not a whole label shard ({error}); run instil label again") from error
+
+    @property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return _mapped(self._file)[0]
 
     @property
     def rows(self) -> int:
@@ -173,9 +180,20 @@ def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.in
     return found
 
 
-def _mapped(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+_File = tuple[Path, int, int]
+
+
+def _identity(path: Path) -> _File:
+    """The file that has this name now; another one may take its name later."""
+    status = path.stat()
+    return path, status.st_ino, status.st_mtime_ns
+
+
+# A map holds its file open, and a process may hold only so many.
+@lru_cache(maxsize=128)
+def _mapped(file: _File) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of a safetensors file, memory-mapped, and its metadata."""
-    whole = np.memmap(path, np.uint8, "r")
+    whole = np.memmap(file[0], np.uint8, "r")
     size = int(whole[:8].view("<u8")[0])
     header = json.loads(whole[8 : 8 + size].tobytes())
     metadata = header.pop("__metadata__")

@@ -26,6 +26,12 @@ from instil.labels.shard import Shard, hash_target, hash_tokens
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 2
+EXAMPLES_A_SHARD = 512
+
+
+def shard_name(number: int) -> str:
+    """The file of shard `number`, from 0 on."""
+    return f"shard-{number:05d}.safetensors"
 
 
 class ShardEntry(BaseModel):
@@ -41,7 +47,8 @@ class ShardEntry(BaseModel):
 
 class StoreManifest(BaseModel):
     """What stands in a store's manifest. `made_from` maps teacher, prompt, ... to their fingerprints; `part` is set
-    where the store holds only some of the shards, as "3/16"; `measured` is what `writer.measured` gives."""
+    where the store holds only some of the shards, as "3/16". `examples` and `whole` are the number and fingerprint of
+    all examples that were to be labelled, in all parts; `measured` is what `writer.measured` gives."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +56,8 @@ class StoreManifest(BaseModel):
     made_from: dict[str, str]
     codec: Codec
     part: str | None = None
+    examples: int
+    whole: str
     shards: tuple[ShardEntry, ...]
     measured: dict[str, float]
 
@@ -62,6 +71,8 @@ def read_store_manifest(folder: Path) -> StoreManifest:
     path = folder / MANIFEST_NAME
     try:
         raw = json.loads(path.read_text(encoding="utf8"))
+        if isinstance(raw, dict) and "stage" in raw:
+            raise LabelError(f"{folder}: the folder of a stage, not a label store; name that of a label stage")
         if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
             raise LabelError(f"{path}: format {raw['format']}, but this instil reads format {FORMAT}; label again")
         return StoreManifest.model_validate(raw)

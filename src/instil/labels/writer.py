@@ -31,11 +31,20 @@ from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
 from instil.labels.draw import Picks, pick
 from instil.labels.shard import Columns, Shard, hash_target, hash_tokens, pack_shard
-from instil.labels.store import MANIFEST_NAME, ShardEntry, StoreManifest, read_store_manifest
+from instil.labels.store import (
+    EXAMPLES_A_SHARD,
+    FORMAT,
+    MANIFEST_NAME,
+    ShardEntry,
+    StoreManifest,
+    read_store_manifest,
+    shard_name,
+)
 from instil.models.family import Family, Rows
 from instil.models.probe import evaluating
 
-EXAMPLES_A_SHARD = 512
+_VERSION = 1
+"""Raised when a change of the code changes labels, so that shards of the old code are not taken over."""
 _CHUNK_NUMBERS = 1 << 24
 _GOLDEN = 0.6180339887498949
 
@@ -91,21 +100,17 @@ def write_labels(
     Shards of the same plan that stand in `folder` or in a finished store of `reuse` are kept, unless that store's
     checksums say that they were damaged since. Raises `LabelError` without examples, or where a part has none.
     """
-    starts = range(0, len(examples), EXAMPLES_A_SHARD)
-    numbers = range(len(starts))[part.number - 1 :: part.of] if part else range(len(starts))
-    if not numbers:
-        what = f"part {part} has no shard; the data fill {len(starts)}" if examples else "the train split is empty"
-        raise LabelError(f"nothing to label; {what}")
+    parts = [examples[start : start + EXAMPLES_A_SHARD] for start in range(0, len(examples), EXAMPLES_A_SHARD)]
+    every = [(shard_name(number), some, _plan(made_from, codec, some)) for number, some in enumerate(parts)]
+    own = every[part.number - 1 :: part.of] if part else every
+    if not own:
+        what = f"part {part} has no shard, since the data fill {len(every)}" if every else "the train split is empty"
+        raise LabelError(f"nothing to label; {what}; " + ("merge the others" if every else "check the data"))
     publish.sweep(folder)
-    plans = {
-        f"shard-{number:05d}.safetensors": (part_of := examples[starts[number] : starts[number] + EXAMPLES_A_SHARD],
-                                            _plan(made_from, codec, part_of))
-        for number in numbers
-    }  # fmt: skip
-    _discard_other_plans(folder, codec, {name: plan for name, (_, plan) in plans.items()}, reuse)
+    _discard_other_plans(folder, codec, {name: plan for name, _, plan in own}, reuse)
     entries: list[ShardEntry] = []
     done = 0
-    for name, (some, plan) in plans.items():
+    for name, some, plan in own:
         path = folder / name
         if not path.is_file():
             publish.write_bytes(path, _make(teacher, some, codec, plan))
@@ -116,14 +121,16 @@ def write_labels(
             advance(done, "")
     manifest = StoreManifest(
         made_from=dict(made_from), codec=codec, shards=tuple(entries), measured=measured(folder, codec, entries),
-        part=str(part) if part and part.of > 1 else None,
+        part=str(part) if part and part.of > 1 else None, examples=len(examples),
+        whole=fingerprint([plan for _, _, plan in every]),
     )  # fmt: skip
     manifest.write(folder)
     return manifest
 
 
 def _plan(made_from: Mapping[str, str], codec: Codec, examples: Sequence[Encoded]) -> str:
-    return fingerprint(dict(made_from), codec, [(e.id, e.prompt_ids, e.target_ids) for e in examples])
+    marks = [(e.id, e.prompt_ids, e.target_ids) for e in examples]
+    return fingerprint(FORMAT, _VERSION, dict(made_from), codec, marks)
 
 
 def _discard_other_plans(folder: Path, codec: Codec, plans: Mapping[str, str], reuse: Iterable[Path]) -> None:
@@ -165,10 +172,8 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _is_sound(path: Path, codec: Codec, plan: str | None, checksum: str | None) -> bool:
-    if not path.is_file() or checksum not in (None, hash_file(path)):
-        return False
     try:
-        return Shard(path, codec).plan == plan
+        return path.is_file() and Shard(path, codec).plan == plan and checksum in (None, hash_file(path))
     except LabelError:
         return False
 
@@ -221,6 +226,8 @@ def _pick_all(
     """The picks of a chunk at each temperature; adds to `sums` what the teacher thinks of the targets."""
     total_C = logits_CV.logsumexp(-1)
     gold_C = logits_CV.gather(1, target_C[:, None])[:, 0] - total_C
+    if not bool(gold_C.isfinite().all()):
+        raise LabelError("the teacher gives a target no finite probability; check its weights and its precision")
     sums["loss"] -= float(gold_C.double().sum())
     sums["agree"] += int((logits_CV.argmax(-1) == target_C).sum())
     for number, temperature in enumerate(codec.temperatures):

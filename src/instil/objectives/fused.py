@@ -6,8 +6,8 @@ For each row the teacher's label is a *partition* of the vocabulary: K ids with 
 holds all other ids with the rest of the mass. The soft loss is a divergence (divergences.py) between the two
 distributions coarsened to that partition: never negative, zero when they agree, a lower bound of the dense one (data
 processing inequality; Cover and Thomas 2006, section 2.9), and equal to it when the head covers every id. Labels with
-ids drawn from the tail hold all the mass and leave none to the tail's cell; the forward KL to those has the dense
-one's gradient on average over the draws.
+ids drawn from the tail hold all the mass and leave none to the tail's cell; the forward KL to those has, but for
+the rounding of probabilities, the dense one's gradient on average over the draws.
 
 The gradient is known when the loss is, so the backward pass only scales it: the logits of a chunk are made once.
 At temperature 1, soft and hard loss share one softmax.
@@ -45,8 +45,8 @@ class Mix:
     """What is added up: `soft` x T^2 x divergence(label at T, student at T) + `hard` x cross-entropy (T = 1).
 
     The factor T^2 keeps the soft gradient's size independent of T (Hinton et al. 2015, arXiv 1503.02531).
-    `divergence` and its `beta` are those of divergences.py. Only the forward KL may be given labels with drawn ids:
-    the others would take a draw for the teacher's own probability.
+    `divergence`, its `beta` and `least` are those of divergences.py. Only the forward KL may be given labels with drawn
+    ids: the others would take a draw for the teacher's own probability.
     """
 
     soft: float = 0.0
@@ -55,6 +55,7 @@ class Mix:
     smoothing: float = 0.0
     divergence: Divergence = "forward_kl"
     beta: float = 0.5
+    least: float = TINY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +261,7 @@ def _partition(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, mix: Mix) ->
     log_q_tail_C1 = (tail_C1 / total_C1).clamp_min(TINY).log()
     loss_C, slope_CK = divergence(
         mix.divergence, mix.beta,
-        torch.cat([probs_CK, label_tail_C[:, None]], -1), torch.cat([log_q_CK, log_q_tail_C1], -1),
+        torch.cat([probs_CK, label_tail_C[:, None]], -1), torch.cat([log_q_CK, log_q_tail_C1], -1), least=mix.least,
     )  # fmt: skip
     soft, hard = mix.soft * temperature, mix.hard if temperature == 1 else 0.0
     both_C1 = hard - soft * slope_CK.sum(-1, keepdim=True)

@@ -9,6 +9,7 @@ from typing import Any
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.models.family import family_of
+from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
 from instil.run.recipe import DistilConfig, Recipe
 from instil.run.stage import Artifact, Workshop
@@ -69,7 +70,7 @@ def _distil(
     alpha = section.alpha if labels else 0.0
     mix = Mix(
         soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing,
-        divergence=section.divergence, beta=section.beta,
+        divergence=section.divergence, beta=section.beta, least=labels.least if labels else TINY,
     )  # fmt: skip
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
     task = TextTask(

@@ -36,22 +36,33 @@ class Labels:
     fingerprint: str
     artifact: Artifact | None
 
+    @property
+    def least(self) -> float:
+        """A stored probability of 0 is less than this."""
+        return 0.5 / self.store.manifest.codec.unit if self.store else 0.0
+
 
 def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Labels:
     """The labels of the recipe: a store made before, or made here by the teacher."""
     section = recipe.labels
     artifact = None if section.store else write_part(shop, recipe, data, teacher, None)
     folder = artifact.folder if artifact else shipped(str(section.store), "labels")
-    records = labelled_records(folder, data.splits["train"][: section.records])
+    if folder.name == STORE_NAME and (folder / MANIFEST_NAME).is_file():
+        folder = folder.parent
+    records = labelled_records(folder, data.splits["train"])
     if artifact and not _wants_rows(recipe):
-        return Labels(None, records, artifact.fingerprint, artifact)
-    temperature = recipe.distil.temperature if recipe.distil and recipe.distil.alpha else section.temperatures[0]
+        return Labels(
+            None, labelled_records(folder, data.splits["train"][: section.records]), artifact.fingerprint, artifact
+        )
+    codec = read_store_manifest(folder / STORE_NAME).codec
+    wanted = recipe.distil if recipe.distil and recipe.distil.alpha else None
     store = LabelStore(
-        folder / STORE_NAME, expect=_made_from(recipe, teacher), temperature=temperature,
-        drawn=recipe.distil is None or recipe.distil.divergence == "forward_kl",
+        folder / STORE_NAME, expect=_made_from(recipe, teacher),
+        temperature=wanted.temperature if wanted else codec.temperatures[0],
+        drawn=wanted is None or wanted.divergence == "forward_kl",
     )  # fmt: skip
-    records = [record for record in labelled_records(folder, data.splits["train"]) if record.id in store]
-    return Labels(store, records, fingerprint(store.manifest), artifact)
+    records = [record for record in records if record.id in store]
+    return Labels(store if _wants_rows(recipe) else None, records, fingerprint(store.manifest), artifact)
 
 
 def _wants_rows(recipe: Recipe) -> bool:

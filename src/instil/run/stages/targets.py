@@ -51,7 +51,9 @@ def labelled_records(folder: Path, train: Sequence[Record]) -> list[Record]:
 
 def _read(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for row in map(json.loads, path.read_text(encoding="utf8").splitlines() if path.is_file() else ()):
+    # Not splitlines: a text may hold characters that it takes for line ends, and JSON leaves them as they are.
+    lines = path.read_text(encoding="utf8").split("\n") if path.is_file() else []
+    for row in (json.loads(line) for line in lines if line):
         found.setdefault(row["id"], []).append(row["target"])
     return found
 

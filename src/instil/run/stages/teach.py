@@ -117,6 +117,11 @@ def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder
     held_out = held_out_examples(recipe, loaded, data, teach.loop)
     drop = _layer_drop(recipe, teach.layer_drop, loaded, examples) if teach.layer_drop else None
     model = adapt(loaded.model, teach.adapt, seed=recipe.seed)
+    layers = stack_of(model).layers
+    if drop and not any(parameter.requires_grad for number in drop.kept for parameter in layers[number].parameters()):
+        raise ConfigError(
+            "layer_drop keeps none of the layers that teach.adapt trains; raise adapt.layers or layer_drop.keep"
+        )
     task = TextTask(
         RowLoss(model, family_of(model), Mix(hard=1.0)), examples, held_out, batch_tokens=teach.loop.batch_tokens,
         drop=drop,
