@@ -62,12 +62,13 @@ def pick(logits_CV: Float[Tensor, "c v"], codec: Codec, start_C: Float[Tensor, "
 def _in_units(probs_CK: Tensor, unit: int) -> Tensor:
     """Probabilities as whole numbers of units: each rounded down, and those that lost most up, so that the sum is
     right to half a unit and at most `unit` (the largest-remainder method)."""
-    exact_CK = probs_CK.double() * unit
+    # On the CPU, since not every accelerator has fp64.
+    exact_CK = probs_CK.cpu().double() * unit
     masses_CK = exact_CK.floor()
     missing_C = exact_CK.sum(-1).round().clamp_max(unit) - masses_CK.sum(-1)
     rank_CK = (exact_CK - masses_CK).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     masses_CK += rank_CK < missing_C[:, None]
-    return masses_CK.long()
+    return masses_CK.long().to(probs_CK.device)
 
 
 def _draw(tail_CV: Tensor, highest_C: Tensor, has_tail_C: Tensor, codec: Codec, start_C: Tensor) -> Tensor:

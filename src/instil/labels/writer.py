@@ -217,7 +217,7 @@ def _chunks(rows: Rows, target_N: Tensor, starts_N: Tensor) -> Iterator[tuple[Te
     for start in range(0, len(target_N), size):
         part = slice(start, start + size)
         logits_CV = rows.head.logits(rows.hidden_ND[part]).float()
-        yield logits_CV, target_N[part].to(logits_CV.device), starts_N[part].to(logits_CV.device)
+        yield logits_CV, target_N[part].to(logits_CV.device), starts_N[part].float().to(logits_CV.device)
 
 
 def _pick_all(
@@ -228,7 +228,7 @@ def _pick_all(
     gold_C = logits_CV.gather(1, target_C[:, None])[:, 0] - total_C
     if not bool(gold_C.isfinite().all()):
         raise LabelError("the teacher gives a target no finite probability; check its weights and its precision")
-    sums["loss"] -= float(gold_C.double().sum())
+    sums["loss"] -= float(gold_C.cpu().double().sum())
     sums["agree"] += int((logits_CV.argmax(-1) == target_C).sum())
     for number, temperature in enumerate(codec.temperatures):
         last = number == len(codec.temperatures) - 1

@@ -67,6 +67,11 @@ def load_model(
     return LoadedModel(_place(model, device, ref).eval(), tokenizer, ref, place.fingerprint, place.licence, place.kind)
 
 
+def to_accelerator(model: nn.Module) -> nn.Module:
+    """`model`, moved to the machine's accelerator where it has one. Not run on a GPU in the tests."""
+    return model.to(torch.accelerator.current_accelerator() or "cpu")
+
+
 def locate(
     ref: str, *, revision: str | None = None, accept_licences: tuple[str, ...] = (), say: Say = console.say
 ) -> Located:

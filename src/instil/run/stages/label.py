@@ -17,6 +17,7 @@ from instil.labels.store import MANIFEST_NAME, LabelStore, damage_of, read_store
 from instil.labels.writer import Part, vocabulary_of, write_labels
 from instil.labels.writer import Teacher as LabellingTeacher
 from instil.models.family import family_of
+from instil.models.loading import to_accelerator
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
@@ -129,7 +130,8 @@ def _label(
         return {"examples": len(records), **marks}
     loaded = teacher.loaded
     examples, _ = encode(recipe, loaded, records, "labels")
-    labeller = LabellingTeacher(model=loaded.model, family=family_of(loaded.model), batch_tokens=section.batch_tokens)
+    model = to_accelerator(loaded.model)
+    labeller = LabellingTeacher(model=model, family=family_of(model), batch_tokens=section.batch_tokens)
     vocabulary = vocabulary_of(labeller)
     codec = (
         Codec.top(section.head, vocabulary, section.temperatures)

@@ -54,7 +54,7 @@ def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher,
         loaded = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
         return {"parameters": loaded.model.num_parameters(), **keep_model(loaded.model, loaded.tokenizer, folder)}
     loaded = teacher.loaded
-    model, reports = loaded.model, {}
+    model, reports = loaded.model.cpu(), {}
     examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
     for side, keep in _wanted(section, loaded).items():
         report = _choose(section, examples, loaded, side, keep)

@@ -16,6 +16,7 @@ from instil.core.errors import LabelError
 from instil.data.records import Record
 from instil.labels.completions import read_completions
 from instil.models.generation import TransformersGenerator
+from instil.models.loading import to_accelerator
 from instil.run.recipe import Recipe
 from instil.run.stages.teach import Teacher
 
@@ -84,8 +85,8 @@ def _generate(recipe: Recipe, teacher: Teacher, records: Sequence[Record], path:
     """The teacher's output for each record, kept every few batches, so that a killed run goes on."""
     loaded = teacher.loaded
     generator = TransformersGenerator(
-        loaded.model, loaded.tokenizer, recipe.prompt, name="teacher", max_source_tokens=recipe.limits.source,
-        num_beams=recipe.labels.beams,
+        to_accelerator(loaded.model), loaded.tokenizer, recipe.prompt, name="teacher",
+        max_source_tokens=recipe.limits.source, num_beams=recipe.labels.beams,
     )  # fmt: skip
     written = _read(path)
     left = [record for record in records if record.id not in written]
