@@ -17,6 +17,7 @@ from instil.core.errors import LabelError
 from instil.labels.bits import WIDEST, bits_for, bytes_for, pack_bits, unpack_bits
 from instil.labels.codec import LARGEST_VOCABULARY, Codec
 from instil.labels.draw import pick
+from instil.labels.ids import IdStream, common_ids, pack_ids
 from instil.labels.shard import Columns, Shard, pack_shard
 
 
@@ -41,6 +42,33 @@ def test_a_number_that_does_not_fit_is_refused() -> None:
     assert unpack_bits(pack_bits([151_645], 18), 18, np.array([0])).tolist() == [151_645]
     with pytest.raises(ValueError, match="151645 does not fit into 17 bits"):
         pack_bits([151_645], 17)
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(data=st.data())
+def test_ids_come_back_from_any_examples(data: st.DataObject) -> None:
+    vocabulary = data.draw(st.sampled_from([2, 300, 151_936, LARGEST_VOCABULARY]))
+    popular = st.integers(0, min(3, vocabulary - 1)) if data.draw(st.booleans()) else st.integers(0, vocabulary - 1)
+    examples = data.draw(
+        st.lists(st.lists(popular | st.integers(0, vocabulary - 1), max_size=30), min_size=1, max_size=8)
+    )
+    ids = np.array([token for example in examples for token in example], np.uint32)
+    common, id_bits = common_ids(ids, bits_for(vocabulary)), bits_for(vocabulary)
+    packed = pack_ids("x", ids, common, id_bits)
+    starts = np.concatenate([[0], np.cumsum([len(example) for example in examples])]).astype(np.int64)
+    stream = IdStream("x", packed, common, id_bits, starts)
+    chosen = data.draw(st.lists(st.integers(0, len(examples) - 1), max_size=5))
+    found = stream.read(packed, np.array(chosen, np.int64))
+    assert found.tolist() == [token for number in chosen for token in examples[number]]
+
+
+def test_common_ids_pay_for_themselves() -> None:
+    generator = np.random.default_rng(0)
+    ids = (generator.zipf(1.3, 40_000) % 49_152).astype(np.uint32)
+    common = common_ids(ids, 16)
+    size = sum(array.nbytes for array in pack_ids("x", ids, common, 16).values()) + 2 * len(common)
+    assert 0 < len(common) < 5000 and size < 0.75 * 2 * len(ids)
+    assert len(common_ids(np.arange(1000, dtype=np.uint32), 16)) == 0
 
 
 @pytest.mark.parametrize(("values", "bits"), [(1, 0), (2, 1), (3, 2), (259, 9), (1 << 16, 16), (151_936, 18)])

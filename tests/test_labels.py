@@ -199,7 +199,7 @@ def test_damage_is_named_and_only_that_shard_is_made_again(damage: Any, tmp_path
     ("content", "says"),
     [
         ("", "damaged; delete"), ("{", "damaged; delete"), ("{}", "damaged; delete"),
-        ('{"format": 1}', "format 1, but this instil reads format 2"), ('{"stage": "teach"}', "folder of a stage"),
+        ('{"format": 1}', "format 1, but this instil reads format 3"), ('{"stage": "teach"}', "folder of a stage"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_is_none(content: str, says: str, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ Shape letters: R rows of the shard, E examples, H head entries and S drawn ids o
 and for each recorded temperature, t0, t1, ..., bit-packed (bits.py):
     t0.heads    number of head entries of each row
     t0.draws    number of drawn ids of each row
-    t0.ids      head ids, row after row, falling by probability
-    t0.masses   their probabilities in the codec's units
-    t0.drawn    drawn ids, row after row
-The metadata, JSON under `made`, holds `plan`, a fingerprint of all that the shard was made from, and `sums`, what was
-measured on the way.
+    t0.masses   probabilities of the head's ids in the codec's units, row after row, falling
+    t0.common   the ids that have a short number (ids.py)
+    t0.ids.*    the head's ids
+    t0.drawn.*  drawn ids, row after row
+The metadata, JSON under `made`, holds `plan`, a fingerprint of all that the shard was made from, `sums`, what was
+measured on the way, and `common`, the number of short ids at each temperature.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from safetensors.numpy import save
 from instil.core.errors import LabelError, storage_error
 from instil.labels.bits import bytes_for, pack_bits, unpack_bits
 from instil.labels.codec import Codec, rectangle
+from instil.labels.ids import IdStream, common_ids, pack_ids, ranges
 
 _TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
 
@@ -76,17 +78,22 @@ def pack_shard(
         "targets": np.asarray(hashes[1], np.uint16),
         "records": np.frombuffer(zlib.compress(json.dumps(list(records), ensure_ascii=False).encode()), np.uint8),
     }
+    listed = []
     for number, column in enumerate(columns):
+        common = common_ids(np.concatenate([column.ids_H, column.drawn_S]), codec.id_bits)
         packed = {
             "heads": pack_bits(column.heads_R, codec.head_count_bits),
             "draws": pack_bits(column.draws_R, codec.drawn_count_bits),
-            "ids": pack_bits(column.ids_H, codec.id_bits),
             "masses": pack_bits(column.masses_H, codec.digits),
-            "drawn": pack_bits(column.drawn_S, codec.id_bits),
+            "common": pack_bits(common, codec.id_bits),
+            **pack_ids("ids", column.ids_H, common, codec.id_bits),
+            **pack_ids("drawn", column.drawn_S, common, codec.id_bits),
         }
+        listed.append(len(common))
         arrays |= {f"t{number}.{name}": array for name, array in packed.items()}
     # One entry, since safetensors writes several in any order and equal shards are to be equal files.
-    return save(arrays, metadata={"made": json.dumps({"plan": plan, "sums": dict(sums)}, sort_keys=True)})
+    made = {"plan": plan, "sums": dict(sums), "common": listed}
+    return save(arrays, metadata={"made": json.dumps(made, sort_keys=True)})
 
 
 class Shard:
@@ -106,6 +113,7 @@ class Shard:
             made = json.loads(metadata["made"])
             self.plan: str = made["plan"]
             self.sums: dict[str, float] = made["sums"]
+            self._listed: list[int] = made["common"]
             self.starts_E = np.concatenate([[0], self.rows_E.cumsum()])
             self._require_lengths()
         except OSError as error:
@@ -131,20 +139,33 @@ class Shard:
             if (found := len(self._arrays[f"t{number}.heads"])) != wanted:
                 raise ValueError(f"t{number}.heads has {found} bytes for {wanted}")
 
+    def _temperature(self, number: int) -> dict[str, NDArray[Any]]:
+        prefix = f"t{number}."
+        return {name.removeprefix(prefix): array for name, array in self._arrays.items() if name.startswith(prefix)}
+
     @cached_property
-    def _first_entries(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """For each temperature, the first head entry and the first drawn id of each example, and their numbers."""
+    def _streams(self) -> list[tuple[NDArray[np.int64], IdStream, IdStream]]:
+        """For each temperature, the first head entry of each example, its ids and its drawn ids."""
         every = np.arange(self.rows)
         found = []
         for number in range(len(self.codec.temperatures)):
-            counts = self._counts(number, every)
-            both = [np.concatenate([[0], count_R.cumsum(dtype=np.int64)])[self.starts_E] for count_R in counts]
-            found.append((both[0], both[1]))
+            arrays = self._temperature(number)
+            first, drawn = (
+                np.concatenate([[0], count_R.cumsum(dtype=np.int64)])[self.starts_E]
+                for count_R in self._counts(arrays, every)
+            )
+            bits = self.codec.id_bits
+            common = unpack_bits(arrays["common"], bits, np.arange(self._listed[number]))
+            found.append(
+                (first, IdStream("ids", arrays, common, bits, first), IdStream("drawn", arrays, common, bits, drawn))
+            )
         return found
 
-    def _counts(self, number: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        heads = unpack_bits(self._arrays[f"t{number}.heads"], self.codec.head_count_bits, rows)
-        return heads, unpack_bits(self._arrays[f"t{number}.draws"], self.codec.drawn_count_bits, rows)
+    def _counts(
+        self, arrays: dict[str, NDArray[Any]], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        heads = unpack_bits(arrays["heads"], self.codec.head_count_bits, rows)
+        return heads, unpack_bits(arrays["draws"], self.codec.drawn_count_bits, rows)
 
     def read(
         self, examples: Sequence[int], number: int, *, drawn: bool = True
@@ -159,25 +180,14 @@ class Shard:
     def columns(self, examples: Sequence[int], number: int) -> Columns:
         """What is stored of the rows of these examples, in their order, at temperature `number`."""
         chosen = np.asarray(examples, np.int64)
-        heads_R, draws_R = self._counts(number, _ranges(self.starts_E[chosen], self.starts_E[chosen + 1]))
-        first_head, first_drawn = self._first_entries[number]
-        heads = _ranges(first_head[chosen], first_head[chosen + 1])
-        draws = _ranges(first_drawn[chosen], first_drawn[chosen + 1])
-        name = f"t{number}"
+        arrays = self._temperature(number)
+        first, ids, drawn = self._streams[number]
+        heads_R, draws_R = self._counts(arrays, ranges(self.starts_E[chosen], self.starts_E[chosen + 1]))
+        heads = ranges(first[chosen], first[chosen + 1])
         return Columns(
-            heads_R=heads_R, draws_R=draws_R,
-            ids_H=unpack_bits(self._arrays[f"{name}.ids"], self.codec.id_bits, heads),
-            masses_H=unpack_bits(self._arrays[f"{name}.masses"], self.codec.digits, heads),
-            drawn_S=unpack_bits(self._arrays[f"{name}.drawn"], self.codec.id_bits, draws),
+            heads_R=heads_R, draws_R=draws_R, ids_H=ids.read(arrays, chosen),
+            masses_H=unpack_bits(arrays["masses"], self.codec.digits, heads), drawn_S=drawn.read(arrays, chosen),
         )  # fmt: skip
-
-
-def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The whole numbers of all the ranges, one after the other."""
-    lengths = ends - starts
-    offsets = np.repeat(starts - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
-    found: NDArray[np.int64] = np.arange(int(lengths.sum())) + offsets
-    return found
 
 
 _File = tuple[Path, int, int]

@@ -25,7 +25,7 @@ from instil.labels.codec import Codec
 from instil.labels.shard import Shard, hash_target, hash_tokens
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 EXAMPLES_A_SHARD = 512
 
 
