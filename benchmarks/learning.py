@@ -3,9 +3,9 @@
     python -m benchmarks.learning [--json] [--quick] [--steps 180] [--seeds 3] [--items 300]
 
 The same student (18 of SmolLM2's 30 layers, cuts mended) is trained for the same steps on the same batches in the same
-order, from the default labels, from dense labels of the teacher in memory, and from the top 50 with the rest of the mass
-in one cell; ROUGE-L on validation records with bootstrap intervals, for several seeds. 180 steps are about ten minutes
-on two cores.
+order, from the default labels, from dense labels of the teacher in memory, and from the top 50 with the rest of the
+mass in one cell; ROUGE-L on validation records with bootstrap intervals, for several seeds. 180 steps are about ten
+minutes on two cores.
 """
 
 from __future__ import annotations
