@@ -301,3 +301,18 @@ def test_a_second_process_at_the_same_stage(tmp_path: Path) -> None:
     _refused(second, code=2, says=("another process is at work here",))
     freed = instil("teach", "recipe.yaml", "--set", "teacher.teach.loop.budget={steps: 3}", cwd=folder)
     assert freed.code == 0, freed.err
+
+
+# A student of another family.
+
+
+def test_a_student_with_another_tokenizer_is_told_before_anything_is_spent(copy: Path) -> None:
+    """And learns from the teacher's texts, as the message says."""
+    before = results(copy)
+    other = ("--set", f"student={{model: {models_folder() / 'llama'}}}")
+    ended = instil("distil", "recipe.yaml", *other, cwd=copy)
+    _refused(ended, code=2, says=("in other tokens than the teacher", "distil.alpha: 0 and labels.targets: teacher"))
+    assert results(copy) == before
+    texts = ("--set", "distil.alpha=0", "--set", "labels.targets=teacher")
+    ended = instil("distil", "recipe.yaml", *other, *texts, *SHORT, cwd=copy)
+    assert ended.code == 0, ended.err

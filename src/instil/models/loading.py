@@ -67,6 +67,14 @@ def load_model(
     return LoadedModel(_place(model, device, ref).eval(), tokenizer, ref, place.fingerprint, place.licence, place.kind)
 
 
+def load_tokenizer(
+    ref: str, *, revision: str | None = None, accept_licences: tuple[str, ...] = (), say: Say = console.say
+) -> tuple[Any, Kind]:
+    """The tokenizer of the model that `ref` names, and its family, without its weights. Raises like `load_model`."""
+    place = locate(ref, revision=revision, accept_licences=accept_licences, say=say)
+    return _load_tokenizer(place.folder, ref), place.kind
+
+
 def to_accelerator(model: nn.Module) -> nn.Module:
     """`model`, moved to the machine's accelerator where it has one. Not run on a GPU in the tests."""
     return model.to(torch.accelerator.current_accelerator() or "cpu")

@@ -20,7 +20,7 @@ from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels, write_part
-from instil.run.stages.student import check_student, run_student
+from instil.run.stages.student import check_student, check_tokenizers, run_student
 from instil.run.stages.teach import Teacher, run_teach
 from instil.train.session import read_history
 
@@ -45,6 +45,7 @@ class Pipeline:
     def teacher(self) -> Teacher:
         """The teacher, taught where the recipe says so."""
         check_student(self.recipe)  # Before hours are spent on a teacher.
+        check_tokenizers(self.recipe, self.data)
         return run_teach(self._shop, self.recipe, self.data)
 
     @cached_property

@@ -9,10 +9,10 @@ from typing import Any
 
 from instil.core import console
 from instil.core.errors import ConfigError
-from instil.data.tokens import Encoded
+from instil.data.tokens import Encoded, Limits, encode_records
 from instil.models.family import Family, family_of
 from instil.models.layers import Side, stack_of
-from instil.models.loading import LoadedModel, Located, load_model, locate
+from instil.models.loading import LoadedModel, Located, load_model, load_tokenizer, locate
 from instil.models.students import depth
 from instil.models.students.refit import Mended, mend_cuts
 from instil.run.recipe import Recipe, StudentConfig
@@ -20,6 +20,8 @@ from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import keep_model
 from instil.run.stages.teach import Teacher, encode
+
+_PROBED = 50
 
 
 def run_student(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Artifact:
@@ -47,6 +49,27 @@ def check_student(recipe: Recipe) -> Located | None:
     if section is None or section.model is None:
         return None
     return locate(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
+
+
+def check_tokenizers(recipe: Recipe, data: Data) -> None:
+    """Raises `ConfigError` where a student of its own reads texts in other tokens than the teacher: labels are a row a
+    token, so they would be of no use to it."""
+    section, distil = recipe.student, recipe.distil
+    if section is None or section.model is None or distil is None or not distil.alpha:
+        return
+    limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
+    read = []
+    for model, revision in ((recipe.teacher.model, recipe.teacher.revision), (section.model, section.revision)):
+        tokenizer, kind = load_tokenizer(model, revision=revision, accept_licences=recipe.accept_licences)
+        read.append(encode_records(tokenizer, recipe.prompt, data.splits["train"][:_PROBED], limits, kind)[0])
+    for theirs, own in zip(*read, strict=True):
+        if theirs != own:
+            counts = [f"{len(e.prompt_ids)} tokens and {len(e.target_ids)} of target" for e in (theirs, own)]
+            raise ConfigError(
+                f"student.model {section.model} reads record {own.id!r} in other tokens than the teacher ({counts[1]};"
+                f" the teacher {counts[0]}), so labels do not fit it; choose a student with the teacher's tokenizer, or"
+                " learn from its texts alone: distil.alpha: 0 and labels.targets: teacher"
+            )
 
 
 def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher, folder: Path) -> Mapping[str, Any]:
