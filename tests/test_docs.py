@@ -43,5 +43,5 @@ def test_what_ships_for_the_quickstart_fits_its_recipe() -> None:
         expect={"prompt": fingerprint(recipe.prompt, recipe.limits)},
         temperature=recipe.labels.temperatures[0],
     )
-    assert len(store) == 1200
-    assert all(record.id in store for record in load("train")[:1200])
+    assert len(store) == 2400
+    assert all(record.id in store for record in load("train")[:2400])

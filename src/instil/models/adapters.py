@@ -57,6 +57,8 @@ def save_adapter(model: Any, folder: Path, *, base: str) -> None:
         try:
             model.save_pretrained(aside)
             _portable(aside / _CONFIG_NAME, base)
+            # peft's card has this machine's paths in it, and nothing else.
+            (aside / "README.md").unlink(missing_ok=True)
         except SafetensorError as error:
             raise storage_error(error, folder) from error
 
