@@ -92,7 +92,7 @@ def answers_and_seen(draw: st.DrawFn) -> tuple[InitAnswers, Seen | None]:
     return answers, draw(st.sampled_from([seen, None]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(answers_and_seen())
 def test_any_answers_give_a_recipe_that_says_them(case: tuple[InitAnswers, Seen | None]) -> None:
     answers, seen = case
@@ -111,6 +111,13 @@ def test_any_answers_give_a_recipe_that_says_them(case: tuple[InitAnswers, Seen 
         assert tokens >= longest
     assert recipe.limits.source <= 448
     assert recipe.limits.source % 8 == recipe.limits.target % 8 == 0
+
+
+@pytest.mark.parametrize("length", range(30, 50))
+def test_a_value_that_reaches_the_remarks_column(length: int) -> None:
+    draft = draft_recipe(InitAnswers(data=Path("pairs.jsonl"), source="a", target="b", name="n" * length))
+    Path("any.yaml").write_text(draft, encoding="utf8")
+    assert read_recipe(Path("any.yaml")).name == "n" * length
 
 
 def test_every_line_of_the_recipe_has_a_remark() -> None:

@@ -21,11 +21,16 @@ def teach(**options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 def test_the_layers_that_stay_stand_in_the_result(kind: str, tmp_path: Path) -> None:
     folder = project(tmp_path / "project", kind, pairs=60, teacher=teach(layer_drop={"keep": 1}))
-    ended = instil("distil", "recipe.yaml", cwd=folder)
+    taught = ("--set", "student={choice: taught, mend: false}")
+    ended = instil("distil", "recipe.yaml", *taught, cwd=folder)
     assert ended.code == 0, ended.err
     assert "teaches layers 0 of 2 to do without the others" in ended.err
     result = json.loads((finished(folder, "teach") / "manifest.json").read_text())["result"]
     assert result["layer_drop"] == [0]
+    student = json.loads((finished(folder, "student") / "manifest.json").read_text())["result"]
+    assert student["depth"]["decoder"]["kept"] == [0]
+    untaught = instil("distil", "recipe.yaml", *taught, "--set", "teacher.teach.layer_drop=null", cwd=folder)
+    assert untaught.code == 2 and "add teacher.teach.layer_drop" in untaught.said
     same = instil("teach", "recipe.yaml", "--set", "teacher.teach.layer_drop.share=0.25", cwd=folder)
     assert same.code == 0 and "teach: done" in same.err  # Another share is another teacher.
 

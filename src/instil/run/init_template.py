@@ -99,7 +99,8 @@ def draft_recipe(answers: InitAnswers, seen: Seen | None = None) -> str:
 
 def _aligned(line: str) -> str:
     code, tab, remark = line.partition("\t")
-    return f"{code:<{_REMARK_COLUMN}}# {remark}" if tab else code
+    # YAML takes a # for a remark's only behind a space.
+    return f"{code:<{_REMARK_COLUMN - 1}} # {remark}" if tab else code
 
 
 def _data_values(answers: InitAnswers, seen: Seen | None) -> dict[str, str]:

@@ -61,15 +61,16 @@ class StudentConfig(Config):
     """Who learns: either layers cut out of the teacher (the default), or a `model` of its own.
 
     `layers` counts decoder layers, `encoder_layers` those of an encoder. `choice`: by block influence over
-    `calibration` training examples, evenly spaced, or the numbers listed in `keep`. `mend`: refit the projections
-    before the cuts in closed form on those examples.
+    `calibration` training examples, evenly spaced, the numbers listed in `keep`, or those that `teach.layer_drop`
+    taught to do without the others. `mend`: refit the projections from the first cut on in closed form on those
+    examples; leave it out for layers that were taught.
     """
 
     model: str | None = None
     revision: str | None = None
     layers: PositiveInt | None = None
     encoder_layers: PositiveInt | None = None
-    choice: Literal["block-influence", "even", "listed"] = "block-influence"
+    choice: Literal["block-influence", "even", "listed", "taught"] = "block-influence"
     keep: tuple[int, ...] | None = None
     calibration: PositiveInt = 64
     mend: bool = True
@@ -80,7 +81,11 @@ class StudentConfig(Config):
             raise ValueError("model and layers are both set; keep one: a model of its own, or layers of the teacher")
         if (self.choice == "listed") != (self.keep is not None):
             raise ValueError("keep lists the layers of choice: listed; set both or neither")
-        if not (self.model or self.layers or self.encoder_layers or self.keep):
+        if self.choice == "taught" and (self.layers or self.model or self.mend):
+            raise ValueError(
+                "choice: taught keeps the layers of teach.layer_drop as they are; set mend: false, no layers"
+            )
+        if not (self.model or self.layers or self.encoder_layers or self.keep or self.choice == "taught"):
             raise ValueError("neither a model nor layers to keep; set layers or model")
         if self.layers and self.keep and self.layers != len(self.keep):
             raise ValueError(f"layers is {self.layers} but keep lists {len(self.keep)}; leave layers out")

@@ -78,7 +78,11 @@ def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher,
         return {"parameters": loaded.model.num_parameters(), **keep_model(loaded.model, loaded.tokenizer, folder)}
     loaded = teacher.loaded
     model, reports = loaded.model.cpu(), {}
-    examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
+    examples: list[Encoded] = []
+    if section.mend or section.choice == "block-influence":
+        examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
+    if section.choice == "taught":
+        section = section.model_copy(update={"keep": _taught(teacher)})
     for side, keep in _wanted(section, loaded).items():
         report = _choose(section, examples, loaded, side, keep)
         console.say(f"  keeps {side} layers {', '.join(map(str, report.kept))} of {report.layers}")
@@ -89,6 +93,14 @@ def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher,
             reports[side]["mended"] = [asdict(cut) for cut in mended]
         model = shorter
     return {"parameters": model.num_parameters(), "depth": reports, **keep_model(model, loaded.tokenizer, folder)}
+
+
+def _taught(teacher: Teacher) -> tuple[int, ...]:
+    """The layers that the teacher was taught to do with."""
+    result = teacher.artifact.manifest.result if teacher.artifact else {}
+    if "layer_drop" not in result:
+        raise ConfigError("student.choice is taught, but the teacher was not; add teacher.teach.layer_drop: {keep: N}")
+    return tuple(result["layer_drop"])
 
 
 def _mend(examples: Sequence[Encoded], student: Any, whole: Any, kept: Sequence[int], side: Side) -> Sequence[Mended]:
