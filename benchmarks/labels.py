@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.real import Pair, make_pair
+from benchmarks.real import Pair, labels_of, make_pair
 from instil.core import console
 from instil.data.tokens import Encoded
 from instil.labels.codec import THRESHOLDS, Codec
+from instil.labels.draw import pick
 from instil.labels.store import LabelStore
 from instil.labels.writer import Teacher, write_labels
 from instil.models.family import Rows, family_of
@@ -243,14 +244,8 @@ def synthetic_batches(batches: int, folder: Path, *, vocabulary: int = 151_936, 
 
 
 def _picked(rows: Rows, codec: Codec, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    from instil.labels.draw import pick
-
     starts_N = torch.rand(len(rows.hidden_ND), generator=generator, dtype=torch.float64)
-    found = pick(rows.head.logits(rows.hidden_ND), codec, starts_N)
-    drawn_N1 = (found.drawn_CM >= 0).sum(-1, keepdim=True)
-    each_N1 = (1 - found.masses_CK.sum(-1, keepdim=True) / codec.unit) / drawn_N1.clamp_min(1)
-    probs = torch.cat([found.masses_CK / codec.unit, (found.drawn_CM >= 0) * each_N1], -1)
-    return torch.cat([found.head_CK, found.drawn_CM], -1), probs.float()
+    return labels_of(pick(rows.head.logits(rows.hidden_ND), codec, starts_N), codec)
 
 
 def bench(name: str, *, batches: int, minutes: float) -> list[dict[str, Any]]:

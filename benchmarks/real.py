@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 import instil
 from instil.data.prompts import Prompt
 from instil.data.synopsis import load
 from instil.data.tokens import Encoded, Limits, encode_records
 from instil.labels.codec import Codec
+from instil.labels.draw import Picks
 from instil.labels.store import LabelStore
 from instil.labels.writer import Teacher, vocabulary_of, write_labels
 from instil.models.adapters import load_adapter
@@ -56,6 +60,15 @@ def label(loaded: LoadedModel, examples: Sequence[Encoded], codec: Codec, folder
     teacher = Teacher(model=loaded.model, family=family_of(loaded.model))
     write_labels(teacher, examples, folder, codec=codec, made_from={})
     return LabelStore(folder, expect={}, temperature=codec.temperatures[0])
+
+
+def labels_of(found: Picks, codec: Codec) -> tuple[Tensor, Tensor]:
+    """Ids and probabilities `(C, K)` of picks, as a reader gives them once they are stored."""
+    drawn_CM = found.drawn_CM >= 0
+    each_C1 = 1 - found.masses_CK.sum(-1, keepdim=True) / codec.unit
+    each_C1 = each_C1 / drawn_CM.sum(-1, keepdim=True).clamp_min(1)
+    probs_CK = torch.cat([found.masses_CK / codec.unit, drawn_CM * each_C1], -1)
+    return torch.cat([found.head_CK, found.drawn_CM], -1), probs_CK.float()
 
 
 def make_pair(name: str, *, layers: int, minutes: float, count: int) -> Pair:

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.real import label, load_teacher
+from benchmarks.real import label, labels_of, load_teacher
 from instil.core import console
 from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
@@ -96,10 +96,7 @@ def ours(way: str, teacher: Any, student: Any, examples: list[Encoded], store: P
                 codec = Codec.of("default", rows.head.n_valid)
                 starts_N = torch.rand(len(rows.target_N), dtype=torch.float64)
                 found = pick(rows.head.logits(rows.hidden_ND).float(), codec, starts_N)
-                each_N1 = 1 - found.masses_CK.sum(-1, keepdim=True) / codec.unit
-                each_N1 = each_N1 / (found.drawn_CM >= 0).sum(-1, keepdim=True).clamp_min(1)
-                probs_NK = torch.cat([found.masses_CK / codec.unit, (found.drawn_CM >= 0) * each_N1], -1).float()
-                ids_NK = torch.cat([found.head_CK, found.drawn_CM], -1)
+                ids_NK, probs_NK = labels_of(found, codec)
             labels = SparseLabels(ids_NK=ids_NK.clone(), probs_NK=probs_NK.clone())
             return _mean(module, TextBatch(batch.batch, labels, batch.tokens))
 

@@ -49,6 +49,20 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def link(source: Path, target: Path) -> None:
+    """`target` as a second name of the file `source`, or a copy of it where the disk knows no such thing."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            os.link(source, target)
+            return
+        aside = _aside(target)
+        shutil.copyfile(source, aside)
+        aside.replace(target)
+    except OSError as error:
+        raise storage_error(error, target) from error
+
+
 @contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; on a clean exit it takes the name `folder`, replacing an old one.

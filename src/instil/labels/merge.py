@@ -15,7 +15,7 @@ from instil.labels.store import (
     read_store_manifest,
     shard_name,
 )
-from instil.labels.writer import link, measured
+from instil.labels.writer import measured
 
 
 def merge_stores(parts: Sequence[Path], folder: Path) -> StoreManifest:
@@ -45,7 +45,7 @@ def merge_stores(parts: Sequence[Path], folder: Path) -> StoreManifest:
         for part, entry in found.values():
             if damage := damage_of(part, entry):
                 raise LabelError(f"{damage}; make that part again")
-            link(part / entry.file, aside / entry.file)
+            publish.link(part / entry.file, aside / entry.file)
         entries = tuple(found[name][1] for name in sorted(found))
         whole = first.model_copy(
             update={"part": None, "shards": entries, "measured": measured(aside, first.codec, entries)}

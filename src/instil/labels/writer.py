@@ -9,11 +9,8 @@ Shape letters: N rows of a batch, C rows of a chunk, V vocabulary, R rows of a s
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from torch import Tensor, nn
 
 from instil.core import publish
 from instil.core.console import Advance
-from instil.core.errors import LabelError, storage_error
+from instil.core.errors import LabelError
 from instil.core.fingerprint import fingerprint, hash_file
 from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
@@ -146,21 +143,7 @@ def _discard_other_plans(folder: Path, codec: Codec, plans: Mapping[str, str], r
         theirs = _checksums(other) if other != folder else {}
         for name, plan in plans.items():
             if name in theirs and not (folder / name).exists() and _is_sound(other / name, codec, plan, theirs[name]):
-                link(other / name, folder / name)
-
-
-def link(source: Path, target: Path) -> None:
-    """`target` as a second name of the file `source`, or a copy of it where the disk knows no such thing."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            os.link(source, target)
-            return
-        aside = target.with_name(f"{publish.ASIDE_PREFIX}{target.name}")
-        shutil.copyfile(source, aside)
-        aside.replace(target)
-    except OSError as error:
-        raise storage_error(error, target) from error
+                publish.link(other / name, folder / name)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

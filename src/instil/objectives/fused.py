@@ -28,7 +28,6 @@ from instil.objectives.config import Divergence
 from instil.objectives.divergences import TINY, divergence
 
 DEFAULT_CHUNK = 512
-_NO_ID = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +245,8 @@ def _partition(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, mix: Mix) ->
     scaled_CV = logits_CV if temperature == 1 else logits_CV / temperature
     highest_C1 = scaled_CV.amax(-1, keepdim=True)
     # An entry without a column of its own points at a spare one, so that it changes no real one.
-    mass_CV = scaled_CV.new_zeros((len(scaled_CV), valid + 1))
+    mass_CV = scaled_CV.new_empty((len(scaled_CV), valid + 1))
+    mass_CV[:, valid] = 0
     torch.sub(scaled_CV, highest_C1, out=mass_CV[:, :valid]).exp_()
     used_CK = (ids_CK >= 0) & (ids_CK < valid)
     ids_CK = torch.where(used_CK, ids_CK, valid).long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -57,8 +57,9 @@ def verify(store: StorePath, as_json: AsJson = False) -> None:
     folder = _store(store)
     manifest = read_store_manifest(folder)
     found = [damage for entry in manifest.shards if (damage := damage_of(folder, entry))]
-    _result(as_json, console, {"folder": str(folder), "shards": len(manifest.shards), "damaged": found})
-    if not as_json:
+    if as_json:
+        console.emit_json({"folder": str(folder), "shards": len(manifest.shards), "damaged": found})
+    else:
         print("\n".join([*found, f"{len(manifest.shards) - len(found)} of {len(manifest.shards)} shards are whole"]))
         if found:
             print("Next: run the instil label command that made it again; it makes only these")
@@ -79,11 +80,7 @@ def merge(
     manifest = merge_stores([_store(part) for part in parts], out / "store")
     examples = sum(entry.examples for entry in manifest.shards)
     following = f"set labels.store to {out} in the recipe, then instil distil"
-    _result(as_json, console, {"folder": str(out), "examples": examples, "next": following})
-    if not as_json:
-        print(f"{out}: {examples:,} examples in {len(manifest.shards)} shards\nNext: {following}")
-
-
-def _result(as_json: bool, console: Any, result: dict[str, Any]) -> None:
     if as_json:
-        console.emit_json(result)
+        console.emit_json({"folder": str(out), "examples": examples, "next": following})
+    else:
+        print(f"{out}: {examples:,} examples in {len(manifest.shards)} shards\nNext: {following}")
