@@ -32,7 +32,8 @@ from instil.data.tokens import Encoded
 from instil.labels.codec import THRESHOLDS, Codec
 from instil.labels.draw import pick
 from instil.labels.store import LabelStore
-from instil.labels.writer import Teacher, write_labels
+from instil.labels.teacher import Teacher
+from instil.labels.writer import write_labels
 from instil.models.family import Rows, family_of
 from instil.models.head import Head
 from instil.objectives.fused import Mix, SparseLabels, row_loss

@@ -18,7 +18,8 @@ from instil.data.tokens import Encoded, Limits, encode_records
 from instil.labels.codec import Codec
 from instil.labels.draw import Picks
 from instil.labels.store import LabelStore
-from instil.labels.writer import Teacher, vocabulary_of, write_labels
+from instil.labels.teacher import Teacher
+from instil.labels.writer import write_labels
 from instil.models.adapters import load_adapter
 from instil.models.family import family_of
 from instil.models.loading import LoadedModel, load_model
@@ -79,7 +80,7 @@ def make_pair(name: str, *, layers: int, minutes: float, count: int) -> Pair:
     family = family_of(loaded.model)
     student = keep_layers(loaded.model, most_influential(block_influence(loaded.model, family, learned[:20]), layers))
     with tempfile.TemporaryDirectory() as folder:
-        codec = Codec.of("default", vocabulary_of(Teacher(model=loaded.model, family=family)))
+        codec = Codec.of("default", Teacher(model=loaded.model, family=family).vocabulary)
         store = label(loaded, learned, codec, Path(folder) / "store")
         task = TextTask(RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0)), learned, (), store.read, 1024)
         config = LoopConfig(

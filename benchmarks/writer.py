@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks.real import encode, load_teacher
 from instil.data.batches import epoch_batches
 from instil.labels.codec import Codec
-from instil.labels.writer import Teacher, vocabulary_of, write_labels
+from instil.labels.teacher import Teacher
+from instil.labels.writer import write_labels
 from instil.models.family import family_of
 from instil.run.quiet import quiet_libraries
 
@@ -42,7 +43,7 @@ def main() -> None:
     quiet_libraries()
     loaded = load_teacher("smollm2")
     teacher = Teacher(model=loaded.model.requires_grad_(False), family=family_of(loaded.model))
-    codec = Codec.of("default", vocabulary_of(teacher))
+    codec = Codec.of("default", teacher.vocabulary)
     rounds, count = (4, 40) if options.quick else (9, 128)
     ratios, speeds = [], []
     for turn in range(rounds + 1):

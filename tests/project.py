@@ -20,9 +20,10 @@ _WORDS = "red blue green cat dog fish runs eats sees big small old new house tre
 
 @functools.cache
 def models_folder() -> Path:
-    """Folders `t5`, `llama` and `bert` with tiny random models, made once in a test session."""
+    """Folders `t5`, `llama`, `qwen3` and `bert` with tiny random models, made once in a test session."""
     root = Path(tempfile.mkdtemp(prefix="instil-models-"))
-    for name, kind in (("t5", "encoder-decoder"), ("llama", "decoder-only"), ("bert", "encoder-decoder")):
+    decoders = (("llama", "decoder-only"), ("qwen3", "decoder-only"))
+    for name, kind in (("t5", "encoder-decoder"), *decoders, ("bert", "encoder-decoder")):
         config = hf.BertConfig(vocab_size=264, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
         model = hf.BertForMaskedLM(config) if name == "bert" else tiny.tiny_model(name)
         model.save_pretrained(root / name)

@@ -22,7 +22,8 @@ from instil.labels.codec import Codec
 from instil.labels.merge import merge_stores
 from instil.labels.shard import Shard
 from instil.labels.store import EXAMPLES_A_SHARD, MANIFEST_NAME, LabelStore, StoreManifest
-from instil.labels.writer import Part, Teacher, vocabulary_of, write_labels
+from instil.labels.teacher import Teacher
+from instil.labels.writer import Part, write_labels
 from instil.models.family import family_of
 
 MADE_FROM = {"teacher": "aaaa", "prompt": "bbbb"}
@@ -48,7 +49,7 @@ def label(
     temperatures: tuple[float, ...] = (1.0,), **options: Any,
 ) -> StoreManifest:  # fmt: skip
     teacher = teacher or make_teacher("llama")
-    codec = Codec.top(head, vocabulary_of(teacher), temperatures)
+    codec = Codec.top(head, teacher.vocabulary, temperatures)
     return write_labels(teacher, examples, folder, **{"codec": codec, "made_from": MADE_FROM, **options})
 
 
@@ -223,11 +224,9 @@ def test_a_store_made_in_pieces_is_the_store_made_at_once(tmp_path: Path) -> Non
     label(tmp_path / "whole", examples, teacher)
     alive_for, pieces = 1, tmp_path / "pieces"
     for alive_for in range(1, 5):
-        heard: list[float] = []
 
-        def advance(done: float, remark: str = "", *, limit: int = alive_for, heard: list[float] = heard) -> None:
-            heard.append(done)
-            if len(heard) == limit:
+        def advance(_done: float, remark: str = "", *, limit: int = alive_for) -> None:
+            if len(list(pieces.glob("shard-*"))) == limit:
                 raise KilledError(remark)
 
         before = {path: path.stat().st_mtime_ns for path in pieces.glob("shard-*")}
@@ -365,7 +364,7 @@ def test_more_records_take_over_the_shards_of_fewer(tmp_path: Path) -> None:
 
 def test_drawn_labels_add_up_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     teacher, examples = make_teacher("llama"), make_examples(30)
-    codec = Codec.of("small", vocabulary_of(teacher), (1.0, 2.0))
+    codec = Codec.of("small", teacher.vocabulary, (1.0, 2.0))
     label(tmp_path / "a", examples, teacher, codec=codec)
     teacher.batch_tokens = 17
     label(tmp_path / "b", examples, teacher, codec=codec)
@@ -384,7 +383,7 @@ def test_drawn_labels_add_up_and_do_not_depend_on_the_batch(tmp_path: Path) -> N
 
 def test_a_shard_reads_any_examples_in_any_order(tmp_path: Path) -> None:
     teacher, examples = make_teacher("t5"), make_examples(25)
-    codec = Codec.of("default", vocabulary_of(teacher))
+    codec = Codec.of("default", teacher.vocabulary)
     label(tmp_path, examples, teacher, codec=codec)
     shard = Shard(tmp_path / "shard-00000.safetensors", codec)
     one_by_one = [shard.read([number], 0) for number in range(25)]

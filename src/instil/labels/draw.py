@@ -39,15 +39,22 @@ class Picks:
     drawn_CM: Int[Tensor, "c m"]
 
 
-def pick(logits_CV: Float[Tensor, "c v"], codec: Codec, start_C: Float[Tensor, " c"]) -> Picks:
+def pick(
+    logits_CV: Float[Tensor, "c v"],
+    codec: Codec,
+    start_C: Float[Tensor, " c"],
+    total_C: Float[Tensor, " c"] | None = None,
+) -> Picks:
     """What `codec` stores of rows whose logits, at its temperature, are `logits_CV` (overwritten).
 
-    `start_C`: a number in [0, 1) for each row, where its systematic draw begins.
+    `start_C`: a number in [0, 1) for each row, where its systematic draw begins. `total_C`: their log-sum-exp, where
+    it is known already.
     """
-    probs_CV = logits_CV.sub_(logits_CV.logsumexp(-1, keepdim=True)).exp_()
+    total_C = logits_CV.logsumexp(-1) if total_C is None else total_C
+    probs_CV = logits_CV.sub_(total_C[:, None]).exp_()
     top = probs_CV.topk(min(codec.head, codec.vocabulary), dim=-1)
     kept_CK = top.values >= codec.threshold
-    masses_CK = _in_units(top.values * kept_CK, codec.unit)
+    masses_CK = in_units(top.values * kept_CK, codec.unit)
     head_CK = top.indices.where(kept_CK, -1)
     drawn_CM = head_CK[:, :0]
     if codec.draws:
@@ -59,7 +66,7 @@ def pick(logits_CV: Float[Tensor, "c v"], codec: Codec, start_C: Float[Tensor, "
     return Picks(head_CK=head_CK, masses_CK=masses_CK, drawn_CM=drawn_CM)
 
 
-def _in_units(probs_CK: Tensor, unit: int) -> Tensor:
+def in_units(probs_CK: Tensor, unit: int) -> Tensor:
     """Probabilities as whole numbers of units: each rounded down, and those that lost most up, so that the sum is
     right to half a unit and at most `unit` (the largest-remainder method)."""
     # On the CPU, since not every accelerator has fp64.

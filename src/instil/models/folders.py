@@ -42,7 +42,8 @@ _NOTES = (
     *("transformers_version", "_name_or_path", "_model_name_or_path", "name_or_path", "_from_model_config"),
     *("is_local", "local_files_only"),
 )
-HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *_SETTINGS, *TOKENIZER_PATTERNS, "README.md")
+READING_PATTERNS = (*_SETTINGS, *TOKENIZER_PATTERNS)
+HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *READING_PATTERNS, "README.md")
 
 
 def first_line(error: BaseException) -> str:

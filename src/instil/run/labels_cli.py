@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from instil.labels.store import StoreManifest
 
 labels_app = typer.Typer(
     help="Look at a label store, verify it, put its parts together.", no_args_is_help=True, rich_markup_mode=None
@@ -30,7 +33,14 @@ def show(store: StorePath, as_json: AsJson = False) -> None:
     if as_json:
         console.emit_json(manifest.model_dump(mode="json") | {"folder": str(_store(store))})
         return
+    lines = _lines(manifest)
+    width = max(map(len, lines))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in lines.items()))
+
+
+def _lines(manifest: StoreManifest) -> dict[str, str]:
     codec, measured = manifest.codec, manifest.measured
+    least = "at least " if measured.get("unlisted") else ""
     lines = {
         "examples": f"{sum(entry.examples for entry in manifest.shards):,} in {len(manifest.shards)} shards",
         "rows": f"{measured['rows']:,.0f} target tokens",
@@ -39,13 +49,16 @@ def show(store: StorePath, as_json: AsJson = False) -> None:
         "vocabulary": f"{codec.vocabulary:,} ids of {codec.id_bits} bits",
         "entries a row": f"{measured['head_entries']:.2f} in the head, {measured['drawn_ids']:.2f} drawn from the tail",
         "mass": f"{measured['head_mass']:.1%} in the head, {1 - measured['head_mass']:.1%} in the tail",
-        "teacher on the targets": f"loss {measured['loss']:.3f} nats, perplexity {measured['perplexity']:.2f}",
+        "teacher on the targets": f"{least}loss {measured['loss']:.3f} nats, perplexity {measured['perplexity']:.2f}",
         "targets": f"{measured['top1_agreement']:.1%} its first choice, {measured['target_in_head']:.1%} in the head",
-        **{f"made from {role}": mark for role, mark in manifest.made_from.items()},
-        **({"part": manifest.part} if manifest.part else {}),
     }
-    width = max(map(len, lines))
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in lines.items()))
+    if "requests" in measured:
+        lines["served"] = (
+            f"{measured['requests']:,.0f} requests, {measured['input_tokens']:,.0f} tokens in,"
+            f" {measured['output_tokens']:,.0f} out, {measured['usd']:.2f} USD"
+        )
+    lines |= {f"made from {role}": mark for role, mark in manifest.made_from.items()}
+    return lines | ({"part": manifest.part} if manifest.part else {})
 
 
 @labels_app.command()

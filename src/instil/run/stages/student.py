@@ -12,7 +12,7 @@ from instil.core.errors import ConfigError
 from instil.data.tokens import Encoded, Limits, encode_records
 from instil.models.family import Family, family_of
 from instil.models.layers import Side, stack_of
-from instil.models.loading import LoadedModel, Located, load_model, load_tokenizer, locate
+from instil.models.loading import LoadedModel, Located, load_model, load_reader, locate
 from instil.models.students import depth
 from instil.models.students.refit import Mended, mend_cuts
 from instil.run.recipe import Recipe, StudentConfig
@@ -60,8 +60,9 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
     read = []
     for model, revision in ((recipe.teacher.model, recipe.teacher.revision), (section.model, section.revision)):
-        tokenizer, kind = load_tokenizer(model, revision=revision, accept_licences=recipe.accept_licences)
-        read.append(encode_records(tokenizer, recipe.prompt, data.splits["train"][:_PROBED], limits, kind)[0])
+        reader = load_reader(model, revision=revision, accept_licences=recipe.accept_licences)
+        probed = data.splits["train"][:_PROBED]
+        read.append(encode_records(reader.tokenizer, recipe.prompt, probed, limits, reader.kind)[0])
     for theirs, own in zip(*read, strict=True):
         if theirs != own:
             counts = [f"{len(e.prompt_ids)} tokens and {len(e.target_ids)} of target" for e in (theirs, own)]

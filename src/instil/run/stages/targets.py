@@ -13,12 +13,11 @@ from pathlib import Path
 
 from instil.core import console, publish
 from instil.core.errors import LabelError
+from instil.core.fingerprint import fingerprint
 from instil.data.records import Record
 from instil.labels.completions import read_completions
-from instil.models.generation import TransformersGenerator
-from instil.models.loading import to_accelerator
 from instil.run.recipe import Recipe
-from instil.run.stages.teach import Teacher
+from instil.run.stages.teach import Teacher, generator_of
 
 TARGETS_NAME = "targets.jsonl"
 _CHUNK = 256
@@ -82,20 +81,18 @@ def _copy_completions(source: Path, records: Sequence[Record], path: Path) -> No
 
 
 def _generate(recipe: Recipe, teacher: Teacher, records: Sequence[Record], path: Path) -> None:
-    """The teacher's output for each record, kept every few batches, so that a killed run goes on."""
-    loaded = teacher.loaded
-    generator = TransformersGenerator(
-        to_accelerator(loaded.model), loaded.tokenizer, recipe.prompt, name="teacher",
-        max_source_tokens=recipe.limits.source, num_beams=recipe.labels.beams,
-    )  # fmt: skip
+    """The teacher's outputs for each record, kept every few batches, so that a killed run goes on."""
+    section = recipe.labels
+    generator = generator_of(recipe, teacher, beams=section.beams)
     written = _read(path)
     left = [record for record in records if record.id not in written]
     with console.progress("teacher's outputs", len(records), "outputs") as advance:
         for start in range(0, len(left), _CHUNK):
             part = left[start : start + _CHUNK]
-            outputs = generator.generate(
-                [record.source for record in part], max_new_tokens=recipe.limits.target, batch_size=16
-            )
-            written.update({record.id: [output] for record, output in zip(part, outputs, strict=True)})
+            outputs = generator.candidates(
+                [record.source for record in part], section.candidates, max_new_tokens=recipe.limits.target,
+                batch_size=16, sample=section.sample, seed=int(fingerprint(recipe.seed, part[0].id), 16) % (1 << 31),
+            )  # fmt: skip
+            written.update({record.id: texts for record, texts in zip(part, outputs, strict=True)})
             _write(path, written)
             advance(len(written), "")

@@ -16,9 +16,12 @@ from instil.core.fingerprint import fingerprint
 from instil.data.records import Record
 from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter, load_adapter
+from instil.models.config import ServedConfig
 from instil.models.family import family_of
+from instil.models.generation import TransformersGenerator
 from instil.models.layers import stack_of
-from instil.models.loading import LoadedModel, load_model, locate
+from instil.models.loading import LoadedModel, Reader, load_model, load_reader, locate, to_accelerator
+from instil.models.served import Endpoint, ServedGenerator
 from instil.models.students.depth import block_influence, most_influential
 from instil.objectives.fused import Mix
 from instil.run.recipe import LayerDropConfig, Recipe, TeachConfig
@@ -36,11 +39,19 @@ BUILTIN = "builtin:"
 
 @dataclass
 class Teacher:
-    """Who teaches. Its weights are loaded on first use and then stay."""
+    """Who teaches. Its weights are loaded on first use and then stay. With an `endpoint` it teaches from there, and
+    its texts are read by `reader` without weights."""
 
     fingerprint: str
     load: Callable[[], LoadedModel]
     artifact: Artifact | None = None
+    endpoint: Endpoint | None = None
+    reader: Reader | None = None
+
+    @property
+    def reads(self) -> Reader | LoadedModel:
+        """Who turns its texts into tokens."""
+        return self.reader or self.loaded
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -61,7 +72,7 @@ def shipped(ref: str, room: str) -> Path:
 
 
 def encode(
-    recipe: Recipe, loaded: LoadedModel, records: Sequence[Record], label: str
+    recipe: Recipe, loaded: LoadedModel | Reader, records: Sequence[Record], label: str
 ) -> tuple[list[Encoded], Truncation]:
     """Training examples of `records` for `loaded`, and what was cut, which is also said."""
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
@@ -85,9 +96,35 @@ def base_teacher(recipe: Recipe) -> Teacher:
         loaded = load_model(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
         return load_adapter(loaded, adapter) if adapter else loaded
 
+    if teacher.served:
+        return _served(recipe, teacher.served, load)
     place = locate(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
     mark = fingerprint(place.fingerprint, hash_adapter(adapter)) if adapter else place.fingerprint
     return Teacher(mark, load)
+
+
+def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel]) -> Teacher:
+    model = recipe.teacher.model
+    reader = load_reader(model, revision=recipe.teacher.revision, accept_licences=recipe.accept_licences)
+    if reader.kind != "decoder-only":
+        raise ConfigError(f"teacher.served: {model} has an encoder, whose rows no server tells; load it in memory")
+    endpoint = Endpoint(served)
+    # Not where it is served: the same model at another address has the same labels.
+    mark = fingerprint(endpoint.model, served.revision, sorted(reader.tokenizer.get_vocab().items()))
+    return Teacher(mark, load, endpoint=endpoint, reader=reader)
+
+
+def generator_of(recipe: Recipe, teacher: Teacher, *, beams: int) -> TransformersGenerator | ServedGenerator:
+    """What writes the teacher's texts."""
+    if teacher.endpoint and teacher.reader:
+        return ServedGenerator(
+            teacher.endpoint, teacher.reader.tokenizer, recipe.prompt, name="teacher",
+            max_source_tokens=recipe.limits.source,
+        )  # fmt: skip
+    return TransformersGenerator(
+        to_accelerator(teacher.loaded.model), teacher.loaded.tokenizer, recipe.prompt, name="teacher",
+        max_source_tokens=recipe.limits.source, num_beams=beams,
+    )  # fmt: skip
 
 
 def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
