@@ -110,15 +110,38 @@ def label(
     part: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts; instil labels merge joins them.")
     ] = None,
+    measure: Annotated[
+        int | None,
+        typer.Option(metavar="ROWS", help="Write none; measure bytes and nearness of each detail on so many rows."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write down what the teacher knows about the train split."""
+    if measure is not None:
+        _measure_labels(_pipeline(recipe, overrides), measure, as_json, f"instil label {recipe}")
+        return
     if part is None:
         _stage("label", recipe, overrides, as_json, next_stage="distil")
         return
     number, of = _part(part)
     artifact = _pipeline(recipe, overrides).label_part(number, of)
     _say_stage("label", artifact, as_json, f"instil labels merge STORE {artifact.folder.parent}/label-part-*")
+
+
+def _measure_labels(pipeline: Any, rows: int, as_json: bool, following: str) -> None:
+    from instil.core import console
+    from instil.run.measure_labels import measure_labels
+
+    found = measure_labels(pipeline, rows)
+    if as_json:
+        console.emit_json({"rows": found, "next": following})
+        return
+    print(f"{'setting':<12}{'bytes a row':>12}{'512 rows':>12}{'all rows':>12}   degrees from the dense gradient")
+    for line in found:
+        print(
+            f"{line['setting']:<12}{line['bytes_per_token']:>12.1f}{line['angle_512']:>12.2f}{line['angle_all']:>12.2f}"
+        )
+    print(f"Next: {following}  (labels.detail chooses the setting)")
 
 
 def _part(text: str) -> tuple[int, int]:
