@@ -4,9 +4,10 @@
 
 For each way of storing a row: bytes a target token, and the angle between the gradient that it gives and the one that
 the dense distribution gives, with respect to all of the student's parameters, over batches of 512 and of 8,192 target
-rows; and the median angle of a row's gradient with respect to its hidden state. The student is cut out of its teacher
-(18 of SmolLM2's 30 layers, 12 of Gemma 3 270M's 18) and distilled for five minutes. `synthetic` has random heads over
-151,936 ids, and its parameters are a head. Rivals are what other tools store, with the bytes of their layouts.
+rows; and the median angle of a row's gradient with respect to its hidden state. For a scale, the angle between the
+dense gradients of one batch of 512 and the next. The student is cut out of its teacher by block influence (18 of
+SmolLM2's 30 layers, 12 of Gemma 3 270M's 18) and distilled for five minutes. `synthetic` has random heads over 151,936
+ids, and its parameters are a head. Rivals are what other tools store, with the bytes of their layouts.
 
 Shape letters: N rows, V vocabulary, D width, K entries.
 """
@@ -117,16 +118,17 @@ def _real(pair: Pair, stores: dict[str, LabelStore], batches: int, rival_batches
 
     own = nearness(some(batches), through(pair.student))
     rivals = nearness(((student, rows, {}) for student, rows, _ in some(rival_batches)), through(pair.student), RIVALS)
-    return own | rivals
+    return rivals | own
 
 
 def _line(model: str, setting: str, size: float | None, found: Nearness) -> dict[str, Any]:
     rows = len(found.batches) * BATCH
+    whole = round(found.whole, 3) if found.rows else None
     return {
         "model": model, "setting": setting, "bytes_per_token": None if size is None else round(size, 2),
         "angle_512": round(statistics.fmean(found.batches), 3), "rows": rows,
-        "angle_8192": round(found.whole, 3) if rows == 8192 else None, "angle_rows": round(found.whole, 3),
-        "row_angle": round(statistics.median(found.rows), 3),
+        "angle_8192": whole if rows == 8192 else None, "angle_rows": whole,
+        "row_angle": round(statistics.median(found.rows), 3) if found.rows else None,
     }  # fmt: skip
 
 
@@ -156,11 +158,11 @@ def main() -> None:
 
 
 def _show(lines: list[dict[str, Any]]) -> None:
-    console.say(f"{'model':<10}{'setting':<24}{'bytes':>8}{'512 rows':>10}{'all rows':>10}{'a row':>8}   degrees")
+    console.say(f"{'model':<10}{'setting':<24}{'bytes':>9}{'512':>9}{'all':>9}{'a row':>9}   degrees")
     for line in lines:
-        size = "" if line["bytes_per_token"] is None else f"{line['bytes_per_token']:.1f}"
-        angles = f"{line['angle_512']:>10.2f}{line['angle_rows']:>10.2f}{line['row_angle']:>8.1f}"
-        print(f"{line['model']:<10}{line['setting']:<24}{size:>8}{angles}   of {line['rows']:,} rows", flush=True)
+        cells = (line["bytes_per_token"], line["angle_512"], line["angle_rows"], line["row_angle"])
+        told = "".join(f"{'' if cell is None else f'{cell:.2f}':>9}" for cell in cells)
+        print(f"{line['model']:<10}{line['setting']:<24}{told}   of {line['rows']:,} rows", flush=True)
 
 
 if __name__ == "__main__":

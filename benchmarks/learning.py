@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.real import LEARNING_RATE, LIMITS, PROMPT, cut, encode, label, load_teacher
+from benchmarks.real import LIMITS, PROMPT, encode, load_teacher
 from instil.data.records import Record
 from instil.data.synopsis import load
 from instil.evaluate.rouge import Rouge
@@ -29,13 +29,16 @@ from instil.evaluate.significance import mean_interval
 from instil.labels.codec import Codec
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
+from instil.models.students.depth import keep_layers
 from instil.objectives.fused import Mix, SparseLabels
 from instil.run.quiet import quiet_libraries
 from instil.train.config import Budget, LoopConfig
 from instil.train.loop import train
+from instil.train.nearness import Remembering, write_stores
 from instil.train.task import RowLoss, TextBatch, TextTask
 
-LAYERS = 18
+TAUGHT = (0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22, 23, 24, 27, 28, 29)
+"""The layers that the shipped adapter was taught to do with (recipes/quickstart.yaml)."""
 
 
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ class OnlineTask(TextTask):
 def learned(student: Any, task: TextTask, steps: int, seed: int, folder: Path) -> None:
     """Trains `student`, the task's model, in place."""
     config = LoopConfig(
-        budget=Budget(steps=steps), batch_tokens=1024, learning_rate=LEARNING_RATE, trackers=(), checkpoint_minutes=1e6
+        budget=Budget(steps=steps), batch_tokens=1024, learning_rate=2e-4, trackers=(), checkpoint_minutes=1e6
     )
     for _ in train(task, config, folder=folder, seed=seed):
         pass
@@ -81,10 +84,10 @@ def compare(steps: int, seeds: int, items: int, folder: Path) -> Iterator[dict[s
     """A line of the table for each kind of labels and seed."""
     loaded = load_teacher("smollm2")
     examples = encode(loaded, 0, 20 * steps)
-    start = cut("smollm2", loaded, examples[:20], LAYERS)
+    start = keep_layers(loaded.model, TAUGHT)
     vocabulary = loaded.model.config.vocab_size
     codecs = {"default": Codec.of("default", vocabulary), "top 50": Codec.top(50, vocabulary)}
-    stores = {name: label(loaded, examples, codec, folder / name) for name, codec in codecs.items()}
+    stores = write_stores(Remembering(model=loaded.model, family=family_of(loaded.model)), examples, codecs, folder)
     for seed in range(seeds):
         for name in ("default", "dense", "top 50"):
             student = copy.deepcopy(start)

@@ -34,9 +34,6 @@ LIMITS = Limits(source=64, target=32)
 MODELS = {"smollm2": "wheel:smollm2-135m-instruct", "gemma3": "wheel:gemma3-270m"}
 STEPS_A_MINUTE = 18
 """Steps of 1,024 tokens that two cores take; a fixed number, so that other work on the machine changes nothing."""
-LEARNING_RATE = 2e-4
-TAUGHT = (0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 20, 21, 22, 23, 24, 27, 28, 29)
-"""The layers that the shipped adapter was taught to do with (recipes/quickstart.yaml)."""
 _ADAPTER = Path(instil.__file__).parent / "models" / "shipped" / "synopsis-teacher"
 
 
@@ -77,29 +74,19 @@ def labels_of(found: Picks, codec: Codec) -> tuple[Tensor, Tensor]:
     return torch.cat([found.head_CK, found.drawn_CM], -1), probs_CK.float()
 
 
-def cut(name: str, loaded: LoadedModel, examples: Sequence[Encoded], layers: int) -> Any:
-    """The student before it learns."""
-    if name == "smollm2" and layers == len(TAUGHT):
-        return keep_layers(loaded.model, TAUGHT)
-    influence = block_influence(loaded.model, family_of(loaded.model), examples)
-    return keep_layers(loaded.model, most_influential(influence, layers))
-
-
 def make_pair(name: str, *, layers: int, minutes: float, count: int) -> Pair:
     """A student of `layers` layers, distilled for `minutes` from the default labels, and `count` examples behind those
-    that it has learned from. SmolLM2's layers are those that its adapter was taught to do with."""
+    that it has learned from."""
     loaded = load_teacher(name)
     learned = encode(loaded, 0, max(60, round(240 * minutes)))
     family = family_of(loaded.model)
-    student = cut(name, loaded, learned[:20], layers)
+    student = keep_layers(loaded.model, most_influential(block_influence(loaded.model, family, learned[:20]), layers))
     with tempfile.TemporaryDirectory() as folder:
         codec = Codec.of("default", Teacher(model=loaded.model, family=family).vocabulary)
         store = label(loaded, learned, codec, Path(folder) / "store")
         task = TextTask(RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0)), learned, (), store.read, 1024)
         budget = Budget(steps=max(1, round(STEPS_A_MINUTE * minutes)))
-        config = LoopConfig(
-            budget=budget, batch_tokens=1024, learning_rate=LEARNING_RATE, trackers=(), checkpoint_minutes=1e6
-        )
+        config = LoopConfig(budget=budget, batch_tokens=1024, learning_rate=5e-4, trackers=(), checkpoint_minutes=1e6)
         for _ in train(task, config, folder=Path(folder), seed=42):
             pass
     return Pair(teacher=loaded, student=student.eval(), examples=encode(loaded, 4000, count))

@@ -22,7 +22,7 @@ from instil.labels.bits import bits_for
 from instil.labels.config import Detail
 
 LARGEST_VOCABULARY = 1 << 20
-THRESHOLDS: dict[Detail, float] = {"small": 0.16, "default": 0.045, "fine": 0.012}
+THRESHOLDS: dict[Detail, float] = {"small": 0.13, "default": 0.036, "fine": 0.0095}
 """The dial of `draw.py` for each named setting; `benchmarks.labels` measures what they cost and keep."""
 
 

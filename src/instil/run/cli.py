@@ -136,11 +136,10 @@ def _measure_labels(pipeline: Any, rows: int, as_json: bool, following: str) -> 
     if as_json:
         console.emit_json({"rows": found, "next": following})
         return
-    print(f"{'setting':<12}{'bytes a row':>12}{'512 rows':>12}{'all rows':>12}   degrees from the dense gradient")
+    print(f"{'setting':<18}{'bytes a row':>12}{'512 rows':>12}{'all rows':>12}   degrees from the dense gradient")
     for line in found:
-        print(
-            f"{line['setting']:<12}{line['bytes_per_token']:>12.1f}{line['angle_512']:>12.2f}{line['angle_all']:>12.2f}"
-        )
+        size, whole = ("" if line[key] is None else f"{line[key]:.1f}" for key in ("bytes_per_token", "angle_all"))
+        print(f"{line['setting']:<18}{size:>12}{line['angle_512']:>12.1f}{whole:>12}")
     print(f"Next: {following}  (labels.detail chooses the setting)")
 
 

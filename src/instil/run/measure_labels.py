@@ -41,9 +41,9 @@ def measure_labels(pipeline: Pipeline, rows: int) -> list[dict[str, Any]]:
     return [
         {
             "setting": name,
-            "bytes_per_token": round(stores[name].manifest.measured["bytes_per_row"], 2),
+            "bytes_per_token": round(stores[name].manifest.measured["bytes_per_row"], 2) if name in stores else None,
             f"angle_{_BATCH_ROWS}": round(statistics.fmean(each.batches), 3),
-            "angle_all": round(each.whole, 3),
+            "angle_all": round(each.whole, 3) if name in stores else None,
             "rows": len(each.batches) * _BATCH_ROWS,
         }
         for name, each in found.items()

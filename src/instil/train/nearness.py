@@ -27,6 +27,7 @@ from instil.models.family import Family, Rows
 from instil.objectives.fused import Mix, SparseLabels, row_loss
 from instil.train.task import projection_of
 
+NEXT_BATCH = "dense, next batch"
 Gradients = tuple[Tensor, Tensor]
 """With respect to hidden states `(N, D)` and head weight `(V, D)`."""
 Backward = Callable[[Rows, Gradients], list[Tensor]]
@@ -111,24 +112,28 @@ class Nearness:
 
 
 def nearness(batches: Iterable[Batch], backward: Backward, rivals: Sequence[Rival] = ()) -> dict[str, Nearness]:
-    """How near each setting of the `batches`, and each of `rivals`, comes to the dense gradient."""
+    """How near each setting of the `batches`, and each of `rivals`, comes to the dense gradient; and, for a scale, how
+    near the dense gradients of one batch and the next are to each other (`NEXT_BATCH`)."""
     found: dict[str, Nearness] = defaultdict(Nearness)
     sums: dict[str, list[Tensor]] = {}
     dense_sum: list[Tensor] = []
+    dense: list[Tensor] = []
     for student, teacher, stored in batches:
         with torch.no_grad():
             probs_NV = teacher.head.logits(teacher.hidden_ND).float().softmax(-1)
         exact = dense_gradients(student, probs_NV)
-        dense = backward(student, exact)
+        before, dense = dense, backward(student, exact)
         dense_sum = _added(dense_sum, dense)
+        if before:
+            found[NEXT_BATCH].batches.append(_angle(before, dense))
         for name, own in _ways(student, probs_NV, stored, rivals):
             carried = backward(student, own)
             found[name].batches.append(_angle(carried, dense))
             cosine_N = torch.cosine_similarity(own[0].double(), exact[0].double(), dim=-1)
             found[name].rows.extend(torch.rad2deg(torch.acos(cosine_N.clamp(-1, 1))).tolist())
             sums[name] = _added(sums.get(name, []), carried)
-    for name, each in found.items():
-        each.whole = _angle(sums[name], dense_sum)
+    for name, total in sums.items():
+        found[name].whole = _angle(total, dense_sum)
     return dict(found)
 
 
