@@ -49,12 +49,12 @@ class OnlineTask(TextTask):
 
     def batch(self, indices: Sequence[int]) -> TextBatch:
         """The micro-batch of these examples with the teacher's whole distribution at each row."""
-        plain = self._collate([self.examples[index] for index in indices], None)
+        plain = self._collate([self.examples[index] for index in indices], {})
         with torch.no_grad():
             rows = family_of(self.teacher).rows(self.teacher, plain.batch)
             probs_NV = rows.head.logits(rows.hidden_ND).float().softmax(-1)
         ids_NV = torch.arange(probs_NV.shape[1]).expand(probs_NV.shape)
-        return TextBatch(plain.batch, SparseLabels(ids_NK=ids_NV, probs_NK=probs_NV), plain.tokens)
+        return TextBatch(plain.batch, {1.0: SparseLabels(ids_NK=ids_NV, probs_NK=probs_NV)}, plain.tokens)
 
 
 def learned(student: Any, task: TextTask, steps: int, seed: int, folder: Path) -> None:
@@ -95,7 +95,7 @@ def compare(steps: int, seeds: int, items: int, folder: Path) -> Iterator[dict[s
             task = (
                 OnlineTask(module, examples, teacher=loaded.model)
                 if name == "dense"
-                else TextTask(module, examples, (), stores[name].read)
+                else TextTask(module, examples, (), {1.0: stores[name].read})
             )
             learned(student, task, steps, seed, folder / f"{name}-{seed}")
             found = scored(student, loaded.tokenizer, load("validation")[:items])

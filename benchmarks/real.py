@@ -84,7 +84,9 @@ def make_pair(name: str, *, layers: int, minutes: float, count: int) -> Pair:
     with tempfile.TemporaryDirectory() as folder:
         codec = Codec.of("default", Teacher(model=loaded.model, family=family).vocabulary)
         store = label(loaded, learned, codec, Path(folder) / "store")
-        task = TextTask(RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0)), learned, (), store.read, 1024)
+        task = TextTask(
+            RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0)), learned, (), {1.0: store.read}, 1024
+        )
         budget = Budget(steps=max(1, round(STEPS_A_MINUTE * minutes)))
         config = LoopConfig(budget=budget, batch_tokens=1024, learning_rate=5e-4, trackers=(), checkpoint_minutes=1e6)
         for _ in train(task, config, folder=Path(folder), seed=42):

@@ -85,7 +85,7 @@ def ours(way: str, teacher: Any, student: Any, examples: list[Encoded], store: P
     soft = way != "ce"
     module = RowLoss(student, family, Mix(soft=float(soft), hard=float(not soft)))
     opened = LabelStore(store, expect={}, temperature=1.0) if way == "distil" else None
-    task = TextTask(module, examples, (), opened.read if opened else None)
+    task = TextTask(module, examples, (), {1.0: opened.read} if opened else {})
     if way == "online":
         teacher_family = family_of(teacher)
 
@@ -98,7 +98,7 @@ def ours(way: str, teacher: Any, student: Any, examples: list[Encoded], store: P
                 found = pick(rows.head.logits(rows.hidden_ND).float(), codec, starts_N)
                 ids_NK, probs_NK = labels_of(found, codec)
             labels = SparseLabels(ids_NK=ids_NK.clone(), probs_NK=probs_NK.clone())
-            return _mean(module, TextBatch(batch.batch, labels, batch.tokens))
+            return _mean(module, TextBatch(batch.batch, {1.0: labels}, batch.tokens))
 
         return online
     return lambda: _mean(module, task.batch(range(len(examples))))
@@ -212,7 +212,7 @@ def waiting_share(model: str, target: int, store: Path, steps: int) -> float:
     student = keep_layers(teacher, evenly_spaced(teacher.config.num_hidden_layers, LAYERS))
     examples = make_examples(target, teacher.config.vocab_size)
     opened = LabelStore(store, expect={}, temperature=1.0)
-    task = TextTask(RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0)), examples, (), opened.read)
+    task = TextTask(RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0)), examples, (), {1.0: opened.read})
     config = LoopConfig(
         budget=Budget(steps=steps + 1), batch_tokens=EXAMPLES * (PROMPT_TOKENS + target), trackers=(),
         checkpoint_minutes=1e6,

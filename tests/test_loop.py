@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,13 @@ def uniform_labels(examples: Any) -> tuple[Tensor, Tensor]:
     return torch.tensor([[5, 9]]).repeat(rows, 1), torch.tensor([[0.3, 0.2]]).repeat(rows, 1)
 
 
+AT_TWO = {2.0: uniform_labels}
+
+
 def make_task(
-    name: str = "llama", *, count: int = 24, dtype: torch.dtype = torch.float32, mix: Mix | None = None, **options: Any
-) -> TextTask:
+    name: str = "llama", *, count: int = 24, dtype: torch.dtype = torch.float32,
+    mix: Mix | Callable[[float], Mix] | None = None, **options: Any,
+) -> TextTask:  # fmt: skip
     model = tiny.tiny_model(name).to(dtype)
     module = RowLoss(model, family_of(model, pad_id=tiny.PAD), mix or Mix())
     return TextTask(module, options.pop("examples", None) or make_examples(count), **options)
@@ -100,7 +104,7 @@ def test_eight_micro_batches_of_one_are_one_of_eight(name: str, labelled: bool, 
     found = []
     for size, accumulation in ((8, 1), (1, 8), (2, 4)):
         mix = Mix(soft=0.7, hard=0.3, temperature=2.0) if labelled else None
-        task = make_task(name, count=8, dtype=torch.float64, mix=mix, labels=uniform_labels if labelled else None)
+        task = make_task(name, count=8, dtype=torch.float64, mix=mix, labels=AT_TWO if labelled else {})
         without_dropout(task.module)
         config = make_config({"steps": 5}, batch_size=size, accumulation=accumulation, batch_tokens=1000)
         reports = run(task, config, tmp_path / f"{size}")
@@ -159,7 +163,7 @@ def test_training_learns(tmp_path: Path) -> None:
 
 
 def test_soft_and_hard_parts_are_reported(tmp_path: Path) -> None:
-    task = make_task(mix=Mix(soft=0.5, hard=0.5, temperature=2.0), labels=uniform_labels)
+    task = make_task(mix=Mix(soft=0.5, hard=0.5, temperature=2.0), labels=AT_TWO)
     report = run(task, make_config({"steps": 1}), tmp_path)[0]
     assert report.soft > 0 and report.hard > 0
     assert report.loss == pytest.approx(0.5 * 4 * report.soft + 0.5 * report.hard, rel=1e-5)
@@ -253,7 +257,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(accumulation: int, tmp_path: Path)
     mix = Mix(soft=0.5, hard=0.5, temperature=2.0)
 
     def task() -> TextTask:
-        made = make_task("t5", mix=mix, labels=uniform_labels, held_out=make_examples(3, seed=5))
+        made = make_task("t5", mix=mix, labels=AT_TWO, held_out=make_examples(3, seed=5))
         assert made.module.model.config.dropout_rate == 0.1  # type: ignore[union-attr]
         return made
 
@@ -272,6 +276,36 @@ def test_resumed_is_uninterrupted_bit_for_bit(accumulation: int, tmp_path: Path)
         assert distance(weights(resumed), weights(whole)) == 0
         wanted = [replace(report, elapsed_s=0) for report in reports[stop:]]
         assert [replace(report, elapsed_s=0) for report in rest] == wanted
+
+
+def _cooling(progress: float) -> Mix:
+    """Half of the run at temperature 2, and less and less of labels."""
+    return Mix(soft=1 - progress, hard=progress, temperature=2.0 if progress < 0.5 else 1.0)
+
+
+def test_schedules_are_followed_and_resumed_on(tmp_path: Path) -> None:
+    def task() -> TextTask:
+        return make_task(mix=_cooling, labels={2.0: uniform_labels, 1.0: uniform_labels})
+
+    config = make_config({"steps": 6}, checkpoint_steps=1)
+    whole = task()
+    reports = run(whole, config, tmp_path / "whole")
+    for number, report in enumerate(reports):
+        mix = _cooling(number / 6)
+        wanted = mix.soft * mix.temperature**2 * report.soft + mix.hard * report.hard
+        assert report.loss == pytest.approx(wanted, rel=1e-5), number
+    for report in train(task(), config, folder=tmp_path / "cut", seed=SEED):
+        if report.step == 3:
+            break
+    resumed = task()
+    run(resumed, config, tmp_path / "cut")
+    assert distance(weights(resumed), weights(whole)) == 0
+
+
+def test_labels_at_another_temperature_are_not_used(tmp_path: Path) -> None:
+    task = make_task(mix=Mix(soft=1.0, hard=0.0, temperature=3.0), labels=AT_TWO)
+    with pytest.raises(ValueError, match="no labels were given"):
+        run(task, make_config({"steps": 1}), tmp_path)
 
 
 def test_dropout_is_on(tmp_path: Path) -> None:

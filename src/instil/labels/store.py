@@ -139,12 +139,16 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def read(self, examples: Sequence[Encoded]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-        """Ids (int64; -1 where unused) and probabilities (fp32) of the N rows of `examples`, in their order.
+    def read(
+        self, examples: Sequence[Encoded], temperature: float | None = None
+    ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Ids (int64; -1 where unused) and probabilities (fp32) of the N rows of `examples`, in their order, at
+        another recorded `temperature` where one is given.
 
         What is missing from 1 is the tail's. Raises `LabelError` for an example without labels, or whose prompt or
         target tokens are not those that were labelled.
         """
+        at = self._temperature if temperature is None else self.manifest.codec.at(temperature)
         by_shard: dict[int, list[int]] = {}
         for position, example in enumerate(examples):
             by_shard.setdefault(self._place(example)[0], []).append(position)
@@ -152,7 +156,7 @@ class LabelStore:
         parts = []
         for number, positions in by_shard.items():
             places = [self._places[examples[position].id][1] for position in positions]
-            found = self._shards[number].read(places, self._temperature, drawn=self._drawn)
+            found = self._shards[number].read(places, at, drawn=self._drawn)
             rows = np.concatenate([np.arange(starts[position], starts[position + 1]) for position in positions])
             parts.append((rows, *found))
         widest = max((ids.shape[1] for _, ids, _ in parts), default=0)

@@ -62,6 +62,9 @@ class Task(Protocol):
     def batch(self, indices: Sequence[int]) -> MicroBatch:
         """The micro-batch of these examples."""
 
+    def at(self, progress: float) -> None:
+        """Told before each step which share of the budget is spent."""
+
     def validation(self) -> Iterator[MicroBatch]:
         """Micro-batches of held-out examples; none when there is nothing to validate on."""
 
@@ -100,6 +103,7 @@ def _steps(
         started = time.monotonic()
         batches, position = next(groups)
         waited_s = time.monotonic() - started
+        task.at(state.progress(config.budget))
         report = replace(_step(run, config, batches, position, started), waited_s=waited_s)
         if config.validate_steps and state.step % config.validate_steps == 0:
             report = _with_validation(report, run, task)

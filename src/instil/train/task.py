@@ -6,9 +6,9 @@ Shape letters: N rows, D width, V vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,10 @@ LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """A collated micro-batch with the labels of its rows, if any."""
+    """A collated micro-batch with the labels of its rows at each temperature that may be asked for, if any."""
 
     batch: Batch
-    labels: SparseLabels | None
+    labels: Mapping[float, SparseLabels]
     tokens: int
     kept: tuple[int, ...] | None = None
     """The decoder layers that this batch passes; None for all."""
@@ -41,27 +41,36 @@ class TextBatch:
 
     def to(self, device: torch.device) -> TextBatch:
         """The same on `device`."""
-        labels = self.labels.to(device) if self.labels else None
+        labels = {temperature: each.to(device) for temperature, each in self.labels.items()}
         return replace(self, batch=self.batch.to(device), labels=labels)
 
 
 class RowLoss(nn.Module):
-    """A model and what its rows are scored by. `forward` returns sums over rows; the loop divides."""
+    """A model and what its rows are scored by: a mix, or one for each `progress`, the share of the budget that is
+    spent. `forward` returns sums over rows; the loop divides."""
 
-    def __init__(self, model: nn.Module, family: Family, mix: Mix) -> None:
+    def __init__(self, model: nn.Module, family: Family, mix: Mix | Callable[[float], Mix]) -> None:
         super().__init__()
         self.model = model
         self.family = family
-        self.mix = mix
+        self.progress = 0.0
+        self._mix = mix
+
+    @property
+    def mix(self) -> Mix:
+        """What counts now."""
+        return self._mix if isinstance(self._mix, Mix) else self._mix(self.progress)
 
     def forward(self, batch: TextBatch) -> LossSums:
         """Loss sums of `batch`, in nats. Without labels, the soft part of the mix is left out."""
         with only_layers(self.model, batch.kept) if batch.kept else nullcontext():
             rows = self.family.rows(self.model, batch.batch)
-        mix = self.mix if batch.labels is not None else Mix(hard=1.0, smoothing=self.mix.smoothing)
+        mix = self.mix
+        if not batch.labels:
+            mix = Mix(hard=1.0, smoothing=mix.smoothing)
         return row_loss(
             rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
-            bias_V=rows.head.bias_V, labels=batch.labels,
+            bias_V=rows.head.bias_V, labels=batch.labels.get(mix.temperature),
         )  # fmt: skip
 
 
@@ -89,12 +98,13 @@ class LayerDrop:
 
 @dataclass(slots=True)
 class TextTask:
-    """Examples for `module`, with labels where a reader is given; `held_out` examples are scored by cross-entropy."""
+    """Examples for `module`, with the labels that `labels` reads, one reader for each temperature; `held_out` examples
+    are scored by cross-entropy."""
 
     module: RowLoss
     examples: Sequence[Encoded]
     held_out: Sequence[Encoded] = ()
-    labels: LabelReader | None = None
+    labels: Mapping[float, LabelReader] = field(default_factory=dict)
     batch_tokens: int = 2048
     drop: LayerDrop | None = None
 
@@ -107,20 +117,23 @@ class TextTask:
         """The micro-batch of these examples, labelled."""
         chosen = [self.examples[index] for index in indices]
         kept = self.drop.of(indices) if self.drop else None
-        if self.labels is None:
-            return self._collate(chosen, None, kept)
-        ids_NK, probs_NK = self.labels(chosen)
-        return self._collate(chosen, SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK), kept)
+        found = {temperature: read(chosen) for temperature, read in self.labels.items()}
+        labels = {at: SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK) for at, (ids_NK, probs_NK) in found.items()}
+        return self._collate(chosen, labels, kept)
+
+    def at(self, progress: float) -> None:
+        """Moves the module's schedules on."""
+        self.module.progress = progress
 
     def validation(self) -> Iterator[TextBatch]:
         """Unlabelled micro-batches of the held-out examples."""
         lengths = [example.length for example in self.held_out]
         tokens = max([self.batch_tokens, *lengths])
         for indices in epoch_batches(lengths, tokens=tokens, seed=0, epoch=0):
-            yield self._collate([self.held_out[index] for index in indices], None)
+            yield self._collate([self.held_out[index] for index in indices], {})
 
     def _collate(
-        self, examples: Sequence[Encoded], labels: SparseLabels | None, kept: tuple[int, ...] | None = None
+        self, examples: Sequence[Encoded], labels: Mapping[float, SparseLabels], kept: tuple[int, ...] | None = None
     ) -> TextBatch:
         batch = self.module.family.collate(examples)
         return TextBatch(batch, labels, sum(example.length for example in examples), kept)

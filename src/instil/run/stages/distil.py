@@ -75,7 +75,7 @@ def _distil(
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
     task = TextTask(
         RowLoss(model, family_of(model), mix), examples, held_out,
-        labels.store.read if labels and labels.store else None, section.loop.batch_tokens,
+        {section.temperature: labels.store.read} if labels and labels.store else {}, section.loop.batch_tokens,
     )  # fmt: skip
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
