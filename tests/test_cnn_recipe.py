@@ -21,7 +21,11 @@ def test_the_recipe_has_the_values_of_the_worked_example() -> None:
     loop = recipe.distil.loop
     assert (recipe.teacher.model, recipe.student.model) == ("google-t5/t5-base", "google-t5/t5-small")
     assert (recipe.limits.source, recipe.limits.target, recipe.evaluate.beams, recipe.seed) == (512, 128, 4, 42)
-    assert (recipe.distil.alpha, recipe.distil.temperature, recipe.labels.temperatures) == (0.7, 2.0, (2.0,))
+    assert (recipe.distil.alpha.values, recipe.distil.temperatures, recipe.labels.temperatures) == (
+        (0.7,),
+        (2.0,),
+        (2.0,),
+    )
     assert (loop.learning_rate, loop.decay, loop.budget.epochs) == (3e-5, "linear", 3)
     assert (loop.batch_size, loop.accumulation) == (2, 8)
     assert (recipe.data.source, recipe.data.config) == ("hub:abisee/cnn_dailymail", "3.0.0")

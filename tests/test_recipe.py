@@ -60,7 +60,7 @@ def test_five_mistakes_are_told_at_once_each_with_its_line_in_order(tmp_path: Pa
         "recipe.yaml:4: teacher.model: missing; add it",
         "recipe.yaml:5: teacher.modell: unknown key; did you mean 'model'?",
         "recipe.yaml:9: student.layers: input should be greater than 0 (found 0)",
-        "recipe.yaml:11: distil.alpha: input should be less than or equal to 1 (found 7)",
+        "recipe.yaml:11: distil.alpha: a share lies between 0 and 1 (found 7)",
         "recipe.yaml:15: distil.loop.budget.stepps: unknown key; did you mean 'steps'?",
     ]
 
@@ -74,7 +74,11 @@ def test_five_mistakes_are_told_at_once_each_with_its_line_in_order(tmp_path: Pa
         ("steps: 20", "minutes: -1", 15, "greater than 0 (found -1)"),
         ("steps: 20", "steps: many", 15, "valid integer"),
         ("steps: 20", "steps: 2.5", 15, "valid integer"),
-        ("alpha: 0.7", "alpha: [0.7]", 11, "valid number"),
+        ("alpha: 0.7", "alpha: [0.7]", 11, "give a number, or a schedule"),
+        ("alpha: 0.7", "alpha: {start: 0.9, end: -1}", 11, "a share lies between 0 and 1"),
+        ("alpha: 0.7", "beta: 1.0", 11, "neither included"),
+        ("temperature: 2.0", "temperature: {start: 4, end: 1}", 12, "schedule of shape: steps"),
+        ("temperature: 2.0", "temperature: {start: 4, end: 1, shape: steps, parts: 2}", None, "temperature is 4 but"),
         ("layers: 2", "layers: 2\n  model: other", 8, "model and layers are both set"),
         ("layers: 2", "mend: true", 8, "neither a model nor layers"),
         ("layers: 2", "layers: 2\n  choice: evenly", 10, "did you mean 'even'"),
@@ -126,7 +130,7 @@ def test_a_recipe_that_is_not_there_or_a_folder_is_one_line(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("distil.alpha=2", "--set distil.alpha=2: distil.alpha: input should be less than or equal to 1 (found 2)"),
+        ("distil.alpha=2", "--set distil.alpha=2: distil.alpha: a share lies between 0 and 1 (found 2)"),
         ("distill.alpha=2", "--set distill.alpha=2: distill: unknown key; did you mean 'distil'?"),
         ("student.layers=", "neither a model nor layers"),
         ("name.sub=1", "--set name.sub=1: name is a value, not a section"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from instil.core.config import Config
 
 
 class Schedule(Config):
-    """From `start` to `end` by `until`, a share of the budget, and constant after that.
+    """From `start` to `end` by `until`, a share of the budget, and constant after that. A plain number never changes.
 
     `shape`: along a line; along half a cosine, slow at both ends; or in `parts` equal stretches, each constant.
     """
@@ -22,21 +23,46 @@ class Schedule(Config):
     until: float = Field(default=1.0, gt=0, le=1)
     parts: PositiveInt = 4
 
+    @classmethod
+    def constant(cls, value: float) -> Self:
+        """The schedule that stays at `value`."""
+        return cls(start=value, end=value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"start": value, "end": value}
+        if not isinstance(value, Mapping | Schedule):
+            raise ValueError("give a number, or a schedule such as {start: 0.9, end: 0.5, shape: cosine}")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _as_number(self, whole: SerializerFunctionWrapHandler) -> Any:
+        return self.start if self.start == self.end else whole(self)
+
+    def __str__(self) -> str:
+        return f"{self.start:g}" if self.start == self.end else f"{self.start:g} to {self.end:g} ({self.shape})"
+
+    @property
+    def values(self) -> tuple[float, ...] | None:
+        """All that it ever is, in turn; None where that is a whole range."""
+        if self.start == self.end:
+            return (self.start,)
+        if self.shape != "steps":
+            return None
+        return tuple(self._part(number) for number in range(self.parts))
+
+    def _part(self, number: int) -> float:
+        way = number / max(self.parts - 1, 1)
+        # So that 3 of "4 to 1" is 3, which somebody may have recorded.
+        return round(self.start * (1 - way) + self.end * way, 6)
+
     def at(self, progress: float) -> float:
         """The value when `progress`, in [0, 1], of the budget is spent. `start` and `end` are met exactly."""
         way = min(1.0, progress / self.until)
         if self.shape == "cosine":
             way = 0.5 * (1 - math.cos(math.pi * way))
         elif self.shape == "steps":
-            way = min(math.floor(way * self.parts), self.parts - 1) / max(self.parts - 1, 1)
+            return self._part(min(math.floor(way * self.parts), self.parts - 1))
         return self.start * (1 - way) + self.end * way
-
-
-def value_at(value: float | Schedule, progress: float) -> float:
-    """The value of a number or a schedule at `progress`."""
-    return value.at(progress) if isinstance(value, Schedule) else value
-
-
-def ends_of(value: float | Schedule) -> tuple[float, float]:
-    """The values between which it stays."""
-    return (value.start, value.end) if isinstance(value, Schedule) else (value, value)

@@ -123,7 +123,7 @@ class Pipeline:
         if recipe.distil:
             facts.append(("Budget of each student", str(recipe.distil.loop.budget)))
             facts.append(("Truncation", str(self.student.manifest.result["cut"])))
-            facts.append(("Soft loss", f"weight {recipe.distil.alpha:g}, temperature {recipe.distil.temperature:g}"))
+            facts.append(("Soft loss", f"weight {recipe.distil.alpha}, temperature {recipe.distil.temperature}"))
             store = self.labels.store
             facts.append(("Labels", _join(store.manifest.measured) if store else "targets alone"))
         facts += [(f"Time: {name}", units.seconds(a.manifest.wall_s)) for name, a in self._artifacts().items()]

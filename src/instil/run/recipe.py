@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from instil.core.config import Config
 from instil.data.config import DataConfig
@@ -16,6 +16,7 @@ from instil.data.prompts import Prompt
 from instil.labels.config import Detail
 from instil.models.config import ServedConfig
 from instil.objectives.config import Divergence
+from instil.objectives.schedules import Schedule
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
 
@@ -139,8 +140,28 @@ class LabelsConfig(Config):
         return self
 
 
+def _share(schedule: Schedule) -> Schedule:
+    if not all(0 <= end <= 1 for end in (schedule.start, schedule.end)):
+        raise ValueError("a share lies between 0 and 1")
+    return schedule
+
+
+def _inner_share(schedule: Schedule) -> Schedule:
+    if not all(0 < end < 1 for end in (schedule.start, schedule.end)):
+        raise ValueError("it lies between 0 and 1, neither included")
+    return schedule
+
+
+def _temperature(schedule: Schedule) -> Schedule:
+    if schedule.values is None or min(schedule.values) <= 0:
+        raise ValueError("give a number above 0, or a schedule of shape: steps between such")
+    return schedule
+
+
 class DistilConfig(Config):
     """How the student learns: `alpha` x T^2 x divergence from the labels + (1 - alpha) x cross-entropy on the targets.
+    `alpha`, the `temperature` T and `beta` are numbers, or schedules over the budget (objectives/schedules.py); of a
+    temperature, one in steps, all recorded.
 
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
@@ -148,14 +169,24 @@ class DistilConfig(Config):
     for the same budget, for the comparison.
     """
 
-    alpha: float = Field(default=0.7, ge=0, le=1)
-    temperature: PositiveFloat = 1.0
+    alpha: Annotated[Schedule, AfterValidator(_share)] = Schedule.constant(0.7)
+    temperature: Annotated[Schedule, AfterValidator(_temperature)] = Schedule.constant(1.0)
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     divergence: Divergence = "forward_kl"
-    beta: float = Field(default=0.5, gt=0, lt=1)
+    beta: Annotated[Schedule, AfterValidator(_inner_share)] = Schedule.constant(0.5)
     adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether the teacher's distributions count at all."""
+        return max(self.alpha.start, self.alpha.end) > 0
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """All at which labels are read."""
+        return tuple(dict.fromkeys(self.temperature.values or ()))
 
 
 class EvaluateConfig(Config):
@@ -206,9 +237,10 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _temperatures_agree(self) -> Self:
         recorded = self.labels.temperatures
-        if self.distil and self.distil.alpha > 0 and self.distil.temperature not in recorded:
+        asked = self.distil.temperatures if self.distil and self.distil.learns_from_labels else ()
+        if missing := [each for each in asked if each not in recorded]:
             raise ValueError(
-                f"distil.temperature is {self.distil.temperature:g} but labels.temperatures has"
+                f"distil.temperature is {missing[0]:g} but labels.temperatures has"
                 f" {', '.join(f'{each:g}' for each in recorded)}; add it, labels are recorded at the temperature of"
                 " their use"
             )

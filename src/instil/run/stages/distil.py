@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from instil.run.stages.made_models import keep_model, load_made
 from instil.run.stages.teach import encode, held_out_examples
 from instil.train.checkpoint import discard
 from instil.train.session import run_training
-from instil.train.task import RowLoss, TextTask
+from instil.train.task import LabelReader, RowLoss, TextTask
 from instil.train.teach import adapt, merged
 
 WITH_TEACHER = "distil"
@@ -67,18 +68,32 @@ def _distil(
     records = labels.records if labels else data.splits["train"]
     examples, cut = encode(recipe, loaded, records, "train")
     held_out = held_out_examples(recipe, loaded, data, section.loop)
-    alpha = section.alpha if labels else 0.0
-    mix = Mix(
-        soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing,
-        divergence=section.divergence, beta=section.beta, least=labels.least if labels else TINY,
-    )  # fmt: skip
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
     task = TextTask(
-        RowLoss(model, family_of(model), mix), examples, held_out,
-        {section.temperature: labels.store.read} if labels and labels.store else {}, section.loop.batch_tokens,
+        RowLoss(model, family_of(model), _mix(section, labels)), examples, held_out, _readers(section, labels),
+        section.loop.batch_tokens,
     )  # fmt: skip
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
     result["cut"] = str(cut)
     return result | keep_model(merged(model), loaded.tokenizer, folder)
+
+
+def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]:
+    """What counts when so much of the budget is spent."""
+
+    def at(progress: float) -> Mix:
+        alpha = section.alpha.at(progress) if labels else 0.0
+        return Mix(
+            soft=alpha, hard=1 - alpha, temperature=section.temperature.at(progress), smoothing=section.smoothing,
+            divergence=section.divergence, beta=section.beta.at(progress), least=labels.least if labels else TINY,
+        )  # fmt: skip
+
+    return at
+
+
+def _readers(section: DistilConfig, labels: Labels | None) -> dict[float, LabelReader]:
+    if labels is None or labels.store is None:
+        return {}
+    return {each: partial(labels.store.read, temperature=each) for each in section.temperatures}

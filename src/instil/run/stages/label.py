@@ -60,10 +60,10 @@ def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> 
             None, labelled_records(folder, data.splits["train"][: section.records]), artifact.fingerprint, artifact
         )
     codec = read_store_manifest(folder / STORE_NAME).codec
-    wanted = recipe.distil if recipe.distil and recipe.distil.alpha else None
+    wanted = recipe.distil if recipe.distil and recipe.distil.learns_from_labels else None
     store = LabelStore(
         folder / STORE_NAME, expect=_made_from(recipe, teacher),
-        temperature=wanted.temperature if wanted else codec.temperatures[0],
+        temperature=wanted.temperatures[0] if wanted else codec.temperatures[0],
         drawn=wanted is None or wanted.divergence == "forward_kl",
     )  # fmt: skip
     records = [record for record in records if record.id in store]
@@ -72,7 +72,7 @@ def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> 
 
 def _wants_rows(recipe: Recipe) -> bool:
     """Whether anything is to learn from the teacher's distributions."""
-    return recipe.distil is None or recipe.distil.alpha > 0
+    return recipe.distil is None or recipe.distil.learns_from_labels
 
 
 def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, part: Part | None) -> Artifact:

@@ -55,7 +55,7 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
     """Raises `ConfigError` where a student of its own reads texts in other tokens than the teacher: labels are a row a
     token, so they would be of no use to it."""
     section, distil = recipe.student, recipe.distil
-    if section is None or section.model is None or distil is None or not distil.alpha:
+    if section is None or section.model is None or distil is None or not distil.learns_from_labels:
         return
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
     read = []
