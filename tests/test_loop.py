@@ -19,6 +19,7 @@ from instil.core.errors import DataError, ModelError
 from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
 from instil.models.family import family_of
+from instil.objectives.config import Weighing
 from instil.objectives.fused import Mix
 from instil.train.checkpoint import CHECKPOINT_NAME
 from instil.train.config import Budget, LoopConfig
@@ -300,6 +301,18 @@ def test_schedules_are_followed_and_resumed_on(tmp_path: Path) -> None:
     resumed = task()
     run(resumed, config, tmp_path / "cut")
     assert distance(weights(resumed), weights(whole)) == 0
+
+
+@pytest.mark.parametrize(("weigh", "weight"), [("sure", 0.3), ("unsure", 0.7)])
+def test_rows_count_by_how_sure_the_teacher_is(weigh: Weighing, weight: float) -> None:
+    """All rows of these labels are alike, so the whole loss is that of even rows times their weight."""
+    even, weighed = make_task(labels=AT_TWO), make_task(labels=AT_TWO)
+    mix = Mix(soft=0.5, hard=0.5, temperature=2.0)
+    losses = []
+    for task, how in ((even, "even"), (weighed, weigh)):
+        module = RowLoss(task.module.model, task.module.family, mix, how)  # type: ignore[arg-type]
+        losses.append(float(module(task.batch([0, 1, 2])).total))
+    assert losses[1] == pytest.approx(weight * losses[0], rel=1e-6)
 
 
 def test_labels_at_another_temperature_are_not_used(tmp_path: Path) -> None:

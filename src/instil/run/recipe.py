@@ -15,7 +15,7 @@ from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
 from instil.labels.config import Detail
 from instil.models.config import ServedConfig
-from instil.objectives.config import Divergence
+from instil.objectives.config import Divergence, Weighing
 from instil.objectives.schedules import Schedule
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
@@ -165,6 +165,7 @@ class DistilConfig(Config):
 
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
+    `weigh`: rows count by the probability of the teacher's first choice (`sure`), or by what is left of it (`unsure`).
     `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
     for the same budget, for the comparison.
     """
@@ -174,6 +175,7 @@ class DistilConfig(Config):
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     divergence: Divergence = "forward_kl"
     beta: Annotated[Schedule, AfterValidator(_inner_share)] = Schedule.constant(0.5)
+    weigh: Weighing = "even"
     adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig

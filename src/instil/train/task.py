@@ -18,6 +18,7 @@ from instil.data.tokens import Encoded
 from instil.models.family import Batch, Family
 from instil.models.head import Head
 from instil.models.layers import only_layers
+from instil.objectives.config import Weighing
 from instil.objectives.fused import LossSums, Mix, Projection, SparseLabels, row_loss
 
 LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
@@ -47,14 +48,18 @@ class TextBatch:
 
 class RowLoss(nn.Module):
     """A model and what its rows are scored by: a mix, or one for each `progress`, the share of the budget that is
-    spent. `forward` returns sums over rows; the loop divides."""
+    spent. `weigh` says how much a labelled row counts. `forward` returns sums over rows; the loop divides by their
+    number, whatever they weigh: Adam's steps do not depend on a common factor."""
 
-    def __init__(self, model: nn.Module, family: Family, mix: Mix | Callable[[float], Mix]) -> None:
+    def __init__(
+        self, model: nn.Module, family: Family, mix: Mix | Callable[[float], Mix], weigh: Weighing = "even"
+    ) -> None:
         super().__init__()
         self.model = model
         self.family = family
         self.progress = 0.0
         self._mix = mix
+        self._weigh = weigh
 
     @property
     def mix(self) -> Mix:
@@ -68,10 +73,19 @@ class RowLoss(nn.Module):
         mix = self.mix
         if not batch.labels:
             mix = Mix(hard=1.0, smoothing=mix.smoothing)
+        labels = batch.labels.get(mix.temperature)
         return row_loss(
             rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
-            bias_V=rows.head.bias_V, labels=batch.labels.get(mix.temperature),
+            bias_V=rows.head.bias_V, labels=labels, weight_N=_weights(labels, self._weigh) if labels else None,
         )  # fmt: skip
+
+
+def _weights(labels: SparseLabels, weigh: Weighing) -> Tensor | None:
+    """How much each row counts, in [0, 1], shape `(N,)`; None for all alike."""
+    if weigh == "even":
+        return None
+    first_N = labels.probs_NK.amax(-1)
+    return first_N if weigh == "sure" else 1 - first_N
 
 
 def projection_of(head: Head) -> Projection:

@@ -55,9 +55,9 @@ def run_distil(shop: Workshop, recipe: Recipe, data: Data, student: Artifact, la
 
 def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     """The settings that the result depends on: without labels, no soft loss's."""
-    names = (
-        {"alpha", "temperature", "smoothing", "adapt", "divergence", "beta"} if with_labels else {"smoothing", "adapt"}
-    )
+    names = {"smoothing", "adapt"}
+    if with_labels:
+        names |= {"alpha", "temperature", "divergence", "beta", "weigh"}
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
@@ -69,10 +69,8 @@ def _distil(
     examples, cut = encode(recipe, loaded, records, "train")
     held_out = held_out_examples(recipe, loaded, data, section.loop)
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
-    task = TextTask(
-        RowLoss(model, family_of(model), _mix(section, labels)), examples, held_out, _readers(section, labels),
-        section.loop.batch_tokens,
-    )  # fmt: skip
+    module = RowLoss(model, family_of(model), _mix(section, labels), section.weigh)
+    task = TextTask(module, examples, held_out, _readers(section, labels), section.loop.batch_tokens)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
