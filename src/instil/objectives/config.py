@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+FeatureLoss = Literal["mse", "cosine"]
 Weighing = Literal["even", "sure", "unsure"]
 """Whether rows count by the probability of the teacher's first choice, by what it leaves to others, or all alike."""
 

@@ -65,7 +65,7 @@ class Pipeline:
     @cached_property
     def student(self) -> Artifact:
         """The distilled student."""
-        return run_distil(self._shop, self.recipe, self.data, self.untrained, self.labels)
+        return run_distil(self._shop, self.recipe, self.data, self.untrained, self.labels, self.teacher)
 
     @cached_property
     def without_teacher(self) -> Artifact | None:

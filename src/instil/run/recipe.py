@@ -8,14 +8,22 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
 from instil.labels.config import Detail
 from instil.models.config import ServedConfig
-from instil.objectives.config import Divergence, Weighing
+from instil.objectives.config import Divergence, FeatureLoss, Weighing
 from instil.objectives.schedules import Schedule
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
@@ -146,6 +154,12 @@ def _share(schedule: Schedule) -> Schedule:
     return schedule
 
 
+def _weight(schedule: Schedule) -> Schedule:
+    if min(schedule.start, schedule.end) < 0:
+        raise ValueError("a weight is 0 or more")
+    return schedule
+
+
 def _inner_share(schedule: Schedule) -> Schedule:
     if not all(0 < end < 1 for end in (schedule.start, schedule.end)):
         raise ValueError("it lies between 0 and 1, neither included")
@@ -158,6 +172,16 @@ def _temperature(schedule: Schedule) -> Schedule:
     return schedule
 
 
+class FeaturesConfig(Config):
+    """Draw hidden states at the rows to those of the teacher, which is then in memory: the mean over pairs of layers
+    of the relative squared error (`mse`) or of 1 - cosine, times `weight`. `layers`: pairs of numbers, the student's
+    and the teacher's; `auto` pairs each with what follows it in the teacher (train/features.py)."""
+
+    weight: Annotated[Schedule, AfterValidator(_weight)] = Schedule.constant(1.0)
+    kind: FeatureLoss = "mse"
+    layers: Literal["auto"] | tuple[tuple[NonNegativeInt, NonNegativeInt], ...] = "auto"
+
+
 class DistilConfig(Config):
     """How the student learns: `alpha` x T^2 x divergence from the labels + (1 - alpha) x cross-entropy on the targets.
     `alpha`, the `temperature` T and `beta` are numbers, or schedules over the budget (objectives/schedules.py); of a
@@ -165,7 +189,8 @@ class DistilConfig(Config):
 
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
-    `weigh`: rows count by the probability of the teacher's first choice (`sure`), or by what is left of it (`unsure`).
+    `features`: match hidden states too. `weigh`: rows count by the probability of the teacher's first choice
+    (`sure`), or by what is left of it (`unsure`).
     `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
     for the same budget, for the comparison.
     """
@@ -176,6 +201,7 @@ class DistilConfig(Config):
     divergence: Divergence = "forward_kl"
     beta: Annotated[Schedule, AfterValidator(_inner_share)] = Schedule.constant(0.5)
     weigh: Weighing = "even"
+    features: FeaturesConfig | None = None
     adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig
@@ -228,6 +254,8 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _server_can_tell(self) -> Self:
         labels = self.labels
+        if self.teacher.served and self.distil and self.distil.features:
+            raise ValueError("a served teacher shows no hidden states; leave distil.features out")
         if self.teacher.served and (labels.temperatures != (1.0,) or labels.detail != "default"):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"

@@ -58,13 +58,13 @@ class RowLoss(nn.Module):
         self.model = model
         self.family = family
         self.progress = 0.0
-        self._mix = mix
-        self._weigh = weigh
+        self.mix_at = mix
+        self.weigh = weigh
 
     @property
     def mix(self) -> Mix:
         """What counts now."""
-        return self._mix if isinstance(self._mix, Mix) else self._mix(self.progress)
+        return self.mix_at if isinstance(self.mix_at, Mix) else self.mix_at(self.progress)
 
     def forward(self, batch: TextBatch) -> LossSums:
         """Loss sums of `batch`, in nats. Without labels, the soft part of the mix is left out."""
@@ -76,7 +76,7 @@ class RowLoss(nn.Module):
         labels = batch.labels.get(mix.temperature)
         return row_loss(
             rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
-            bias_V=rows.head.bias_V, labels=labels, weight_N=_weights(labels, self._weigh) if labels else None,
+            bias_V=rows.head.bias_V, labels=labels, weight_N=_weights(labels, self.weigh) if labels else None,
         )  # fmt: skip
 
 

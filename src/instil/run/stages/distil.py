@@ -7,18 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.models.family import family_of
+from instil.models.layers import stack_of
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
-from instil.run.recipe import DistilConfig, Recipe
+from instil.run.recipe import DistilConfig, FeaturesConfig, Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
 from instil.run.stages.made_models import keep_model, load_made
-from instil.run.stages.teach import encode, held_out_examples
+from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
+from instil.train.features import FeatureRowLoss, Features, pairs_of
 from instil.train.session import run_training
 from instil.train.task import LabelReader, RowLoss, TextTask
 from instil.train.teach import adapt, merged
@@ -27,8 +31,11 @@ WITH_TEACHER = "distil"
 WITHOUT_TEACHER = "distil-without-teacher"
 
 
-def run_distil(shop: Workshop, recipe: Recipe, data: Data, student: Artifact, labels: Labels | None) -> Artifact:
-    """The trained student. Without `labels` it learns from gold targets alone, for the same budget."""
+def run_distil(
+    shop: Workshop, recipe: Recipe, data: Data, student: Artifact, labels: Labels | None, teacher: Teacher | None = None
+) -> Artifact:
+    """The trained student. Without `labels` it learns from gold targets alone, for the same budget. `teacher`: for its
+    features, where the recipe wants them."""
     section = recipe.distil
     if section is None:
         raise ConfigError(
@@ -42,9 +49,13 @@ def run_distil(shop: Workshop, recipe: Recipe, data: Data, student: Artifact, la
     inputs = {"student": student.fingerprint, "data": data.fingerprint}
     if labels is not None:
         inputs["labels"] = labels.fingerprint
+    if section.features is None or labels is None:
+        teacher = None
+    if teacher is not None:
+        inputs["teacher"] = teacher.fingerprint
     artifact = shop.stage(
         "distil",
-        lambda folder: _distil(recipe, section, data, student, labels, folder),
+        lambda folder: _distil(recipe, section, data, student, labels, teacher, folder),
         inputs=inputs,
         config=config,
         label=WITH_TEACHER if labels else WITHOUT_TEACHER,
@@ -57,12 +68,18 @@ def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     """The settings that the result depends on: without labels, no soft loss's."""
     names = {"smoothing", "adapt"}
     if with_labels:
-        names |= {"alpha", "temperature", "divergence", "beta", "weigh"}
+        names |= {"alpha", "temperature", "divergence", "beta", "weigh", "features"}
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
 def _distil(
-    recipe: Recipe, section: DistilConfig, data: Data, student: Artifact, labels: Labels | None, folder: Path
+    recipe: Recipe,
+    section: DistilConfig,
+    data: Data,
+    student: Artifact,
+    labels: Labels | None,
+    teacher: Teacher | None,
+    folder: Path,
 ) -> Mapping[str, Any]:
     loaded = load_made(student)
     records = labels.records if labels else data.splits["train"]
@@ -70,6 +87,8 @@ def _distil(
     held_out = held_out_examples(recipe, loaded, data, section.loop)
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
     module = RowLoss(model, family_of(model), _mix(section, labels), section.weigh)
+    if teacher is not None and section.features is not None:
+        module = FeatureRowLoss(module, _features(section.features, student, model, teacher))
     task = TextTask(module, examples, held_out, _readers(section, labels), section.loop.batch_tokens)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
@@ -95,3 +114,12 @@ def _readers(section: DistilConfig, labels: Labels | None) -> dict[float, LabelR
     if labels is None or labels.store is None:
         return {}
     return {each: partial(labels.store.read, temperature=each) for each in section.temperatures}
+
+
+def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: Teacher) -> Features:
+    theirs = teacher.loaded.model.requires_grad_(False)
+    counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
+    kept = student.manifest.result.get("depth", {}).get("decoder", {}).get("kept")
+    pairs = pairs_of(*counts, kept) if section.layers == "auto" else section.layers
+    console.say(f"  matches hidden states of layers {', '.join(f'{own}-{other}' for own, other in pairs)}")
+    return Features(teacher=theirs, family=family_of(theirs), pairs=pairs, kind=section.kind, weight=section.weight)
