@@ -32,7 +32,7 @@ def measure_labels(pipeline: Pipeline, rows: int) -> list[dict[str, Any]]:
     loaded, student = pipeline.teacher.loaded, load_made(pipeline.untrained).model
     teacher = Remembering(model=loaded.model, family=family_of(loaded.model))
     examples = _enough(encode(recipe, loaded, pipeline.data.splits["train"], "labels")[0], rows)
-    codecs = {name: Codec.of(name, teacher.vocabulary) for name in THRESHOLDS}
+    codecs: dict[str, Codec] = {name: Codec.of(name, teacher.vocabulary) for name in THRESHOLDS}
     codecs |= {f"head: {_TOP}": Codec.top(_TOP, teacher.vocabulary)}
     with tempfile.TemporaryDirectory() as folder:
         stores = write_stores(teacher, examples, codecs, Path(folder))

@@ -61,9 +61,8 @@ class FeatureRowLoss(RowLoss):
         _require_layers(features.pairs, plain.model, features.teacher)
         # In a tuple, so that the teacher's weights are none of this module's.
         self._features = (features,)
-        widths = [_width(plain.model), _width(features.teacher)]
-        maps = [nn.Linear(*widths, bias=False) for _ in features.pairs] if widths[0] != widths[1] else []
-        self.maps = nn.ModuleList(maps)
+        own, theirs = _width(plain.model), _width(features.teacher)
+        self.maps = nn.ModuleList(nn.Linear(own, theirs, bias=False) for _ in features.pairs if own != theirs)
 
     def forward(self, batch: TextBatch) -> LossSums:
         """Loss sums of `batch`; while training, `total` includes the features."""
