@@ -19,7 +19,7 @@ from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
 from instil.train.features import FeatureRowLoss, Features, pairs_of
 from instil.train.task import RowLoss, TextTask
-from project import project
+from project import models_folder, project
 from test_loop import SEED, distance, make_config, make_examples, run, uniform_labels, weights
 
 
@@ -127,3 +127,19 @@ def test_features_in_a_recipe(tmp_path: Path) -> None:
     assert other.code == 0 and "distil: done" in other.err, other.err
     kept = next(folder.glob("runs/*/distil-*/model/config.json"))
     assert losses and "maps" not in kept.read_text()
+
+
+@pytest.mark.timeout(300)
+def test_two_teachers_in_a_recipe(tmp_path: Path) -> None:
+    """The second one's store is made by a recipe of its own, and mixed in by the first's."""
+    plain = {"teacher": {"teach": None}, "labels": {"targets": "gold"}, "distil": {"without_teacher": False}}
+    project(tmp_path, "llama", pairs=60, **plain)
+    model = f"teacher.model={models_folder() / 'qwen3'}"
+    other = instil("label", "recipe.yaml", "--set", "name=other", "--set", model, "--json", cwd=tmp_path)
+    store = json.loads(other.out)["folder"]
+    added = ("--set", f"labels.others=[{{store: {store}, weight: 0.5}}]")
+    alone, both = (instil("distil", "recipe.yaml", "--json", *more, cwd=tmp_path) for more in ((), added))
+    assert alone.code == both.code == 0, both.err
+    assert "distil: done" in both.err and "label: reused" in both.err, both.err
+    ended = instil("distil", "recipe.yaml", "--set", f"labels.others=[{{store: {store}, weight: 1.0}}]", cwd=tmp_path)
+    assert ended.code == 2 and "weight" in ended.err

@@ -20,6 +20,7 @@ from instil.core.errors import LabelError, StorageError
 from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
 from instil.labels.merge import merge_stores
+from instil.labels.mixed import MixedLabels
 from instil.labels.shard import Shard
 from instil.labels.store import EXAMPLES_A_SHARD, MANIFEST_NAME, LabelStore, StoreManifest
 from instil.labels.teacher import Teacher
@@ -398,3 +399,33 @@ def test_a_shard_reads_any_examples_in_any_order(tmp_path: Path) -> None:
         ]
         assert found == [sorted(zip(i[i >= 0], p[i >= 0], strict=True)) for i, p in zip(ids, probs, strict=True)]
     assert start == len(ids_RK)
+
+
+# Several teachers
+
+
+def _wide(store: LabelStore | MixedLabels, examples: Sequence[Encoded]) -> Tensor:
+    ids_NK, probs_NK = store.read(examples)
+    used = ids_NK[ids_NK >= 0]
+    assert len(used) == sum(len(set(row[row >= 0].tolist())) for row in ids_NK), "an id stands in a row once"
+    return torch.zeros(len(ids_NK), tiny.PADDED_VOCABULARY + 1).scatter_add_(1, ids_NK + 1, probs_NK)[:, 1:]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.5, 0.5), (0.2, 0.8)])
+def test_a_mixture_is_the_weighted_sum_of_its_teachers(weights: tuple[float, float], tmp_path: Path) -> None:
+    examples = make_examples(9)
+    label(tmp_path / "one", examples, make_teacher("llama"), codec=Codec.of("default", tiny.PADDED_VOCABULARY))
+    label(tmp_path / "two", examples, make_teacher("qwen3"), head=5)
+    one, two = open_store(tmp_path / "one"), open_store(tmp_path / "two")
+    mixed = MixedLabels((one, two), weights)
+    wanted = weights[0] * _wide(one, examples) + weights[1] * _wide(two, examples)
+    torch.testing.assert_close(_wide(mixed, examples), wanted)
+    assert examples[0].id in mixed and "nobody" not in mixed
+
+
+def test_teachers_of_other_vocabularies_are_not_mixed(tmp_path: Path) -> None:
+    examples = make_examples(2)
+    label(tmp_path / "one", examples)
+    label(tmp_path / "two", examples, codec=Codec.top(3, tiny.PADDED_VOCABULARY + 7))
+    with pytest.raises(LabelError, match=r"one has 264 ids, .*two has 271 ids"):
+        MixedLabels((open_store(tmp_path / "one"), open_store(tmp_path / "two")), (0.5, 0.5))

@@ -103,10 +103,11 @@ class LabelStore:
         partition need."""
         self.folder = folder
         self.manifest = read_store_manifest(folder)
-        self._drawn = drawn
+        self.drawn = drawn
+        self.temperature = temperature
         self._refuse_mismatch(expect)
         try:
-            self._temperature = self.manifest.codec.at(temperature)
+            self.manifest.codec.at(temperature)
         except LabelError as error:
             raise LabelError(f"{folder}: {error}") from None
         self._shards = [self._open(entry) for entry in self.manifest.shards]
@@ -148,7 +149,7 @@ class LabelStore:
         What is missing from 1 is the tail's. Raises `LabelError` for an example without labels, or whose prompt or
         target tokens are not those that were labelled.
         """
-        at = self._temperature if temperature is None else self.manifest.codec.at(temperature)
+        at = self.manifest.codec.at(self.temperature if temperature is None else temperature)
         by_shard: dict[int, list[int]] = {}
         for position, example in enumerate(examples):
             by_shard.setdefault(self._place(example)[0], []).append(position)
@@ -156,7 +157,7 @@ class LabelStore:
         parts = []
         for number, positions in by_shard.items():
             places = [self._places[examples[position].id][1] for position in positions]
-            found = self._shards[number].read(places, at, drawn=self._drawn)
+            found = self._shards[number].read(places, at, drawn=self.drawn)
             rows = np.concatenate([np.arange(starts[position], starts[position + 1]) for position in positions])
             parts.append((rows, *found))
         widest = max((ids.shape[1] for _, ids, _ in parts), default=0)

@@ -112,6 +112,13 @@ class StudentConfig(Config):
         return self
 
 
+class OtherLabelsConfig(Config):
+    """Labels of a further teacher for the same prompts and targets: its store, and its share of the mixture."""
+
+    store: str
+    weight: float = Field(gt=0, lt=1)
+
+
 class LabelsConfig(Config):
     """What is recorded of the teacher for the first `records` of the train split (all when not given), at each of
     `temperatures`. `detail`: how finely each row is drawn, in a dozen, two dozen or five dozen bytes; `head`: instead
@@ -120,7 +127,8 @@ class LabelsConfig(Config):
     With `sample`, `candidates` outputs a source are drawn at that temperature instead; of a search, the best ones.
     `completions`: a file of outputs for targets, of a teacher that is far away (labels/completions.py). With
     `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME` for one that instil
-    ships. A served teacher tells its first `head` ids, 20 when not given."""
+    ships. `others`: stores of further teachers, mixed in. A served teacher tells its first `head` ids, 20 when not
+    given."""
 
     detail: Detail = "default"
     head: PositiveInt | None = None
@@ -133,6 +141,15 @@ class LabelsConfig(Config):
     completions: str | None = None
     batch_tokens: PositiveInt = 4096
     store: str | None = None
+    others: tuple[OtherLabelsConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _weights_leave_something(self) -> Self:
+        if (taken := sum(other.weight for other in self.others)) >= 1:
+            raise ValueError(
+                f"the weights of others add up to {taken:g}, so nothing is left for the teacher; lower them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _candidates_exist(self) -> Self:

@@ -13,6 +13,7 @@ from instil.core.fingerprint import fingerprint, hash_file
 from instil.core.manifest import read_manifest
 from instil.data.records import Record
 from instil.labels.codec import Codec
+from instil.labels.mixed import MixedLabels
 from instil.labels.served import ServedTeacher
 from instil.labels.store import MANIFEST_NAME, LabelStore, damage_of, read_store_manifest
 from instil.labels.teacher import Labeller
@@ -36,7 +37,7 @@ class Labels:
     """An open store, the records that it labels (with the targets that were labelled), and its fingerprint. There is no
     store where the recipe gives labels no weight: then the records' targets are all that the teacher gave."""
 
-    store: LabelStore | None
+    store: LabelStore | MixedLabels | None
     records: list[Record]
     fingerprint: str
     artifact: Artifact | None
@@ -61,13 +62,27 @@ def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> 
         )
     codec = read_store_manifest(folder / STORE_NAME).codec
     wanted = recipe.distil if recipe.distil and recipe.distil.learns_from_labels else None
-    store = LabelStore(
+    own = LabelStore(
         folder / STORE_NAME, expect=_made_from(recipe, teacher),
         temperature=wanted.temperatures[0] if wanted else codec.temperatures[0],
         drawn=wanted is None or wanted.divergence == "forward_kl",
     )  # fmt: skip
+    store, mark = _mixed(recipe, own) if section.others else (own, fingerprint(own.manifest))
     records = [record for record in records if record.id in store]
-    return Labels(store if _wants_rows(recipe) else None, records, fingerprint(store.manifest), artifact)
+    return Labels(store if _wants_rows(recipe) else None, records, mark, artifact)
+
+
+def _mixed(recipe: Recipe, own: LabelStore) -> tuple[LabelStore | MixedLabels, str]:
+    """The recipe's own labels with those of the others, and the fingerprint of all."""
+    others = recipe.labels.others
+    stores = [own]
+    for other in others:
+        folder = shipped(other.store, "labels")
+        folder = folder / STORE_NAME if (folder / STORE_NAME).is_dir() else folder
+        # Another teacher is what it is for; prompts and targets are compared record by record.
+        stores.append(LabelStore(folder, expect={}, temperature=own.temperature, drawn=own.drawn))
+    weights = [1 - sum(other.weight for other in others), *(other.weight for other in others)]
+    return MixedLabels(stores, weights), fingerprint([store.manifest for store in stores], weights)
 
 
 def _wants_rows(recipe: Recipe) -> bool:
@@ -78,7 +93,7 @@ def _wants_rows(recipe: Recipe) -> bool:
 def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, part: Part | None) -> Artifact:
     """The finished store of the recipe's labels; of `part` of them, where several machines label together."""
     made_from = _made_from(recipe, teacher)
-    config = recipe.labels.model_dump(mode="json", exclude={"store", "batch_tokens", "completions"})
+    config = recipe.labels.model_dump(mode="json", exclude={"store", "batch_tokens", "completions", "others"})
     if recipe.labels.completions is not None:
         config["completions"] = hash_file(_required(recipe.labels.completions))
     config["rows"] = _wants_rows(recipe)
