@@ -1,0 +1,41 @@
+"""Every recipe of recipes/methods trains, here on tiny models and pairs; every one has its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command import instil
+from instil.run.recipe_file import read_recipe
+from project import models_folder, write_pairs
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes" / "methods").glob("*.yaml"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 60)
+    recipe = read_recipe(path)
+    keep = "" if recipe.student is None or recipe.student.keep is None else "[0]"
+    changes = {
+        "data": "{source: pairs.jsonl, clean: {near_duplicates: null}}",
+        "teacher": f"{{model: {models_folder() / 'llama'}}}",
+        **({"student.keep": keep} if keep else {"student.layers": "2"}),
+        "distil.loop.budget": "{steps: 3}",
+        "limits": "{source: 64, target: 16}",
+        "evaluate": "{items: 4, max_new_tokens: 6, latency_items: 2}",
+    }
+    options = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    ended = instil("run", str(path), *options, "--json", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    summary = json.loads(ended.out)
+    assert {"teacher", "student", "student_without_teacher"} <= set(summary)
+
+
+def test_every_recipe_has_a_section_on_the_page() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf8")
+    assert [path.stem for path in RECIPES if f"recipes/methods/{path.name}" not in page] == []
