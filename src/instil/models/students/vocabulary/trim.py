@@ -1,0 +1,92 @@
+"""A student with a smaller vocabulary: (model, tokenizer, texts) -> a new model, a new tokenizer, and a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from instil.core import units
+from instil.data.tokens import cut_sources, encode_targets
+from instil.models.head import unwrap
+from instil.models.loading import count_parameters
+from instil.models.students.vocabulary.choose import Texts, choose, count_use, parts
+from instil.models.students.vocabulary.cut import keep_rows, special_ids
+from instil.models.students.vocabulary.link import link
+from instil.models.students.vocabulary.rewrite import keep_tokens, pieces_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VocabularyReport:
+    """`kept` of `of` output ids. `changed`: records whose target is other tokens now. Of the `sources`, `respelled` are
+    other tokens now, and all of them `longer` by this share. Distinct weights before and after.
+    """
+
+    kept: int
+    of: int
+    changed: tuple[str, ...]
+    sources: int
+    respelled: int
+    longer: float
+    parameters_before: int
+    parameters_after: int
+
+    def __str__(self) -> str:
+        targets = f"{len(self.changed):,} targets changed, such as {self.changed[0]!r}" if self.changed else ""
+        return (
+            f"keeps {self.kept:,} of {self.of:,} tokens; {targets or 'targets unchanged'};"
+            f" {self.respelled:,} of {self.sources:,} sources spelled anew, {self.longer:.1%} longer in all;"
+            f" {units.count(self.parameters_before)} -> {units.count(self.parameters_after)} parameters"
+        )
+
+
+def trim(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None
+) -> tuple[nn.Module, PreTrainedTokenizerBase, VocabularyReport]:
+    """A student that knows `size` tokens, or with None those that `texts` use; neither `model` nor `tokenizer` change.
+
+    All that the tokenizer knows by special names stays, and whatever every text can be spelled with, so that any text
+    still goes in and comes out. Raises `ModelError` for a tokenizer or a model that cannot be trimmed, `ConfigError`
+    where `size` is too small.
+    """
+    pieces = pieces_of(tokenizer)
+    rows = unwrap(model).get_input_embeddings().weight.shape[0]
+    always = special_ids(model) | set(tokenizer.added_tokens_decoder)
+    kept = choose(pieces, count_use(tokenizer, texts), always, size)
+    trimmed = keep_tokens(tokenizer, unwrap(model).config, kept)
+    # A tokenizer may have special tokens behind the model's last row (Gemma 3's for images).
+    student = keep_rows(model, [number for number in kept if number < rows])
+    changed, respelled, longer = compare(tokenizer, trimmed, texts)
+    return student, trimmed, VocabularyReport(
+        kept=len(kept), of=rows, changed=changed, sources=len(texts.records), respelled=respelled, longer=longer,
+        parameters_before=count_parameters(model), parameters_after=count_parameters(student),
+    )  # fmt: skip
+
+
+def compare(
+    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, texts: Texts
+) -> tuple[tuple[str, ...], int, float]:
+    """Records whose target is other tokens under `new`; how many sources are; and by what share all are longer."""
+    found = link(old, new)
+    assert found is not None
+    changed: list[str] = []
+    for part in parts(texts.targets()):
+        targets = [record.targets[0] for record in part]
+        before, after = (encode_targets(each, texts.prompt, targets, texts.kind) for each in (old, new))
+        changed += [
+            record.id
+            for record, was, now in zip(part, before, after, strict=True)
+            if tuple(was) != found.to_teacher(now)
+        ]
+    respelled = long_before = long_after = 0
+    for part in parts(texts.records):
+        sources = [source for source, _ in cut_sources(old, [record.source for record in part], texts.limits.source)]
+        before, after = (each(sources, add_special_tokens=False)["input_ids"] for each in (old, new))
+        respelled += sum(tuple(was) != found.to_teacher(now) for was, now in zip(before, after, strict=True))
+        long_before += sum(map(len, before))
+        long_after += sum(map(len, after))
+    return tuple(changed), respelled, long_after / max(long_before, 1) - 1
