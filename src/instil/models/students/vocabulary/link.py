@@ -1,4 +1,4 @@
-"""Which token of a teacher's each token of a student's is, so that a student with fewer can use the teacher's labels."""
+"""Which of a teacher's tokens each of a student's is, so that a student with fewer can learn from the same labels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ class Link:
     """`teacher_ids`: the teacher's id of each of the student's tokens, -1 for an id that stands for no token."""
 
     teacher_ids: tuple[int, ...]
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether every token has the same id in both. (The teacher may know more beyond the student's last.)"""
-        return all(theirs in (own, NONE) for own, theirs in enumerate(self.teacher_ids))
 
     def to_teacher(self, ids: Sequence[int]) -> tuple[int, ...]:
         """The same tokens by the teacher's ids."""
