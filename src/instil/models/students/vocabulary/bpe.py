@@ -19,12 +19,10 @@ from instil.models.students.vocabulary.pieces import byte_spelling
 
 @dataclass(frozen=True)
 class BytePairs:
-    """`state`: the `model` of a tokenizer.json. `by_word`: whether it may say that a word that is a token is not merged
-    together but taken as it is, which saves the parts of many words. Raises `ModelError` for one that marks the place
-    of a token in its word, since its merges are written in another way."""
+    """`state`: the `model` of a tokenizer.json. Raises `ModelError` for one that marks the place of a token in its
+    word, since its merges are written in another way."""
 
     state: Mapping[str, Any]
-    by_word: bool = False
 
     def __post_init__(self) -> None:
         for name in ("continuing_subword_prefix", "end_of_word_suffix"):
@@ -33,6 +31,11 @@ class BytePairs:
                     f"the tokenizer marks parts of words ({name} {mark!r}), so its vocabulary cannot be trimmed;"
                     " leave student.vocabulary out"
                 )
+
+    @property
+    def by_word(self) -> bool:
+        """Whether a word that is a token is taken as it is."""
+        return bool(self.state["ignore_merges"])
 
     @property
     def ids(self) -> Mapping[str, int]:
@@ -61,7 +64,7 @@ class BytePairs:
         """Without the merges that have lost a part or their product."""
         merges = [pair for pair in self.state["merges"] if {*pair, "".join(pair)} <= new_ids.keys()]
         vocab = {token: new_ids[token] for token in self.ids if token in new_ids}
-        return {**self.state, "vocab": vocab, "merges": merges, "ignore_merges": self.by_word}
+        return {**self.state, "vocab": vocab, "merges": merges}
 
     @cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from instil.models.loading import count_parameters
 from instil.models.students.vocabulary.choose import Texts, choose, count_use, parts
 from instil.models.students.vocabulary.cut import keep_rows, special_ids
 from instil.models.students.vocabulary.link import link
-from instil.models.students.vocabulary.rewrite import keep_tokens, pieces_of
+from instil.models.students.vocabulary.rewrite import by_word, keep_tokens, pieces_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,27 +45,41 @@ class VocabularyReport:
         )
 
 
+_PLACEHOLDER = re.compile(r"[<\[]\|?(unused|reserved|placeholder)[a-z_]*\d+\|?[>\]]", re.IGNORECASE)
+"""Names that were left free for later, some tokenizers have thousands: they are kept only where texts have them."""
+
+
 def trim(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, VocabularyReport]:
     """A student that knows `size` tokens, or with None those that `texts` use; neither `model` nor `tokenizer` change.
 
     All that the tokenizer knows by special names stays, and whatever every text can be spelled with, so that any text
-    still goes in and comes out. Raises `ModelError` for a tokenizer or a model that cannot be trimmed, `ConfigError`
-    where `size` is too small.
+    still goes in and comes out. Where words that are tokens can be taken as they are, their parts need not stay.
+    Raises `ModelError` for a tokenizer or a model that cannot be trimmed, `ConfigError` where `size` is too small.
     """
-    pieces = pieces_of(tokenizer)
+    config = unwrap(model).config
+    worded = by_word(tokenizer, config)
+    for basis in (worded, tokenizer) if worded is not None else (tokenizer,):
+        kept = _kept(model, basis, texts, size)
+        trimmed = keep_tokens(basis, config, kept)
+        changed, respelled, longer = compare(tokenizer, trimmed, texts)
+        if not changed and (size is not None or not respelled):
+            break
     rows = unwrap(model).get_input_embeddings().weight.shape[0]
-    always = special_ids(model) | set(tokenizer.added_tokens_decoder)
-    kept = choose(pieces, count_use(tokenizer, texts), always, size)
-    trimmed = keep_tokens(tokenizer, unwrap(model).config, kept)
     # A tokenizer may have special tokens behind the model's last row (Gemma 3's for images).
     student = keep_rows(model, [number for number in kept if number < rows])
-    changed, respelled, longer = compare(tokenizer, trimmed, texts)
     return student, trimmed, VocabularyReport(
         kept=len(kept), of=rows, changed=changed, sources=len(texts.records), respelled=respelled, longer=longer,
         parameters_before=count_parameters(model), parameters_after=count_parameters(student),
     )  # fmt: skip
+
+
+def _kept(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None) -> list[int]:
+    named = {
+        number for number, token in tokenizer.added_tokens_decoder.items() if not _PLACEHOLDER.fullmatch(str(token))
+    }
+    return choose(pieces_of(tokenizer), count_use(tokenizer, texts), special_ids(model) | named, size)
 
 
 def compare(
