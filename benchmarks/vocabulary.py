@@ -79,10 +79,10 @@ def measure(loaded: LoadedModel, name: str, size: int | None, records: list[Reco
     whole, own = (
         encode_records(each, PROMPT, records, WHOLE, loaded.kind)[0] for each in (loaded.tokenizer, tokenizer)
     )
-    same = [
-        (theirs, mine) for theirs, mine in zip(whole, own, strict=True)
-        if (found.to_teacher(mine.prompt_ids), found.to_teacher(mine.target_ids)) == (theirs.prompt_ids, theirs.target_ids)
-    ]  # fmt: skip
+    translated = [
+        Encoded(each.id, found.to_teacher(each.prompt_ids), found.to_teacher(each.target_ids)) for each in own
+    ]
+    same = [(theirs, mine) for theirs, mine, again in zip(whole, own, translated, strict=True) if theirs == again]
     kept = set(found.teacher_ids)
     counted = [token in kept for each in whole for token in each.prompt_ids + each.target_ids]
     held_out = load("validation")[:_HELD_OUT]
@@ -103,9 +103,9 @@ def measure(loaded: LoadedModel, name: str, size: int | None, records: list[Reco
 def line_of(row: dict[str, Any]) -> str:
     """`row` for a person."""
     return (
-        f"{row['model']:<8} {row['tokens']!s:>6}: {row['kept']:,} of {row['of']:,} tokens, {row['occurrences_kept']:.1%} of"
-        f" occurrences; {row['changed']} of {row['sources']:,} targets changed, {row['records_same']:,} records the same,"
-        f" sources {row['longer']:.2%} longer, {row['texts_changed']} texts come out otherwise;"
+        f"{row['model']:<8} {row['tokens']!s:>6}: {row['kept']:,} of {row['of']:,} tokens,"
+        f" {row['occurrences_kept']:.1%} of occurrences; {row['changed']} of {row['sources']:,} targets changed,"
+        f" {row['records_same']:,} records the same, sources {row['longer']:.2%} longer, {row['texts_changed']} texts come out otherwise;"
         f" {row['parameters_before'] / 1e6:.1f}M -> {row['parameters_after'] / 1e6:.1f}M weights;"
         f" logits within {row['logit_error']:.1e} (n = {row['logit_records']});"
         f" {row['nats_before']:.2f} -> {row['nats']:.2f} nats a held-out target (n = {row['nats_records']})"

@@ -76,9 +76,8 @@ def trim(
 
 
 def _kept(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None) -> list[int]:
-    named = {
-        number for number, token in tokenizer.added_tokens_decoder.items() if not _PLACEHOLDER.fullmatch(str(token))
-    }
+    names = tokenizer.added_tokens_decoder.items()
+    named = {number for number, name in names if not _PLACEHOLDER.fullmatch(name.content)}
     return choose(pieces_of(tokenizer), count_use(tokenizer, texts), special_ids(model) | named, size)
 
 
