@@ -12,7 +12,7 @@ from instil.data.prompts import Prompt
 from instil.data.records import Record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Kind = Literal["encoder-decoder", "decoder-only"]
 _TOGETHER = 512
@@ -74,13 +74,18 @@ def cut_sources(tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], limi
     return found
 
 
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, sources: Sequence[str]) -> BatchEncoding:
+    """What the tokenizer makes of the prompt around each source."""
+    texts = [prompt.render(source, tokenizer) for source in sources]
+    # A chat template writes its own special tokens.
+    return tokenizer(texts, add_special_tokens=prompt.kind != "chat")
+
+
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, sources: Sequence[str], kind: Kind
 ) -> list[list[int]]:
     """Token ids that the model reads for each source, special tokens included."""
-    texts = [prompt.render(source, tokenizer) for source in sources]
-    # A chat template writes its own special tokens.
-    found = [list(ids) for ids in tokenizer(texts, add_special_tokens=prompt.kind != "chat")["input_ids"]]
+    found = [list(ids) for ids in tokenize_prompts(tokenizer, prompt, sources)["input_ids"]]
     for ids in found:
         if kind == "decoder-only" and ids and ids[-1] == tokenizer.eos_token_id and prompt.kind != "chat":
             ids.pop()
@@ -96,14 +101,20 @@ def encode_prompt(
     return encode_prompts(tokenizer, prompt, [source], kind)[0]
 
 
+def tokenize_targets(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, targets: Sequence[str], kind: Kind
+) -> BatchEncoding:
+    """What the tokenizer makes of each target, behind whatever stands between prompt and target."""
+    if kind == "encoder-decoder":
+        return tokenizer(text_target=list(targets))
+    return tokenizer([prompt.separator + target for target in targets], add_special_tokens=False)
+
+
 def encode_targets(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, targets: Sequence[str], kind: Kind
 ) -> list[list[int]]:
     """Token ids that the model is to write for each target, the end token last."""
-    if kind == "encoder-decoder":
-        encoding = tokenizer(text_target=list(targets))
-    else:
-        encoding = tokenizer([prompt.separator + target for target in targets], add_special_tokens=False)
+    encoding = tokenize_targets(tokenizer, prompt, targets, kind)
     end = tokenizer.eos_token_id
     if end is None:
         raise DataError("the tokenizer has no end token, so the model could not learn to stop; set eos_token in it")

@@ -20,7 +20,7 @@ from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels, write_part
-from instil.run.stages.student import check_student, check_tokenizers, run_student
+from instil.run.stages.student import check_student, check_tokenizers, needs_labels, run_student
 from instil.run.stages.teach import Teacher, run_teach
 from instil.train.session import read_history
 
@@ -60,7 +60,8 @@ class Pipeline:
     @cached_property
     def untrained(self) -> Artifact:
         """The student before it learns."""
-        return run_student(self._shop, self.recipe, self.data, self.teacher)
+        labels = self.labels if needs_labels(self.recipe) else None
+        return run_student(self._shop, self.recipe, self.data, self.teacher, labels)
 
     @cached_property
     def student(self) -> Artifact:

@@ -77,13 +77,20 @@ class TeacherConfig(Config):
         return self
 
 
+class VocabularyConfig(Config):
+    """Keep so many `tokens`, or just those `used`: whatever targets, prompt, special names and the spelling of any text
+    need, then the most frequent of the training sources. Rarer words of the sources fall into smaller pieces."""
+
+    tokens: PositiveInt | Literal["used"]
+
+
 class StudentConfig(Config):
     """Who learns: either layers cut out of the teacher (the default), or a `model` of its own.
 
     `layers` counts decoder layers, `encoder_layers` those of an encoder. `choice`: by block influence over
     `calibration` training examples, evenly spaced, the numbers listed in `keep`, or those that `teach.layer_drop`
     taught to do without the others. `mend`: refit the projections from the first cut on in closed form on those
-    examples; leave it out for layers that were taught.
+    examples; leave it out for layers that were taught. `vocabulary`: keep only a part of the tokens.
     """
 
     model: str | None = None
@@ -94,6 +101,7 @@ class StudentConfig(Config):
     keep: tuple[int, ...] | None = None
     calibration: PositiveInt = 64
     mend: bool = True
+    vocabulary: VocabularyConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -105,8 +113,10 @@ class StudentConfig(Config):
             raise ValueError(
                 "choice: taught keeps the layers of teach.layer_drop as they are; set mend: false, no layers"
             )
-        if not (self.model or self.layers or self.encoder_layers or self.keep or self.choice == "taught"):
-            raise ValueError("neither a model nor layers to keep; set layers or model")
+        if not (
+            self.model or self.layers or self.encoder_layers or self.keep or self.choice == "taught" or self.vocabulary
+        ):
+            raise ValueError("neither a model nor layers nor tokens to keep; set layers, vocabulary or model")
         if self.layers and self.keep and self.layers != len(self.keep):
             raise ValueError(f"layers is {self.layers} but keep lists {len(self.keep)}; leave layers out")
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
 from instil.run.stages.made_models import keep_model, load_made
+from instil.run.stages.reading import reading_of
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
 from instil.train.features import FeatureRowLoss, Features, pairs_of
 from instil.train.session import run_training
-from instil.train.task import LabelReader, RowLoss, TextTask
+from instil.train.task import RowLoss, TextTask
 from instil.train.teach import adapt, merged
 
 WITH_TEACHER = "distil"
@@ -84,16 +84,21 @@ def _distil(
     loaded = load_made(student)
     records = labels.records if labels else data.splits["train"]
     examples, cut = encode(recipe, loaded, records, "train")
+    reading = reading_of(recipe, loaded, labels, examples)
     held_out = held_out_examples(recipe, loaded, data, section.loop)
     model = adapt(loaded.model, section.adapt, seed=recipe.seed)
     module = RowLoss(model, family_of(model), _mix(section, labels), section.weigh)
     if teacher is not None and section.features is not None:
+        if reading.linked:
+            raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
         module = FeatureRowLoss(module, _features(section.features, student, model, teacher))
-    task = TextTask(module, examples, held_out, _readers(section, labels), section.loop.batch_tokens)
+    task = TextTask(module, reading.examples, held_out, reading.readers, section.loop.batch_tokens)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
     result["cut"] = str(cut)
+    if reading.left_out:
+        result["left_out"] = list(reading.left_out)
     return result | keep_model(merged(model), loaded.tokenizer, folder)
 
 
@@ -108,12 +113,6 @@ def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]
         )  # fmt: skip
 
     return at
-
-
-def _readers(section: DistilConfig, labels: Labels | None) -> dict[float, LabelReader]:
-    if labels is None or labels.store is None:
-        return {}
-    return {each: partial(labels.store.read, temperature=each) for each in section.temperatures}
 
 
 def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: Teacher) -> Features:

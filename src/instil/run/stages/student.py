@@ -15,29 +15,41 @@ from instil.models.layers import Side, stack_of
 from instil.models.loading import LoadedModel, Located, load_model, load_reader, locate
 from instil.models.students import depth
 from instil.models.students.refit import Mended, mend_cuts
+from instil.models.students.vocabulary.choose import Texts
+from instil.models.students.vocabulary.link import link
+from instil.models.students.vocabulary.trim import trim
 from instil.run.recipe import Recipe, StudentConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
+from instil.run.stages.label import Labels
 from instil.run.stages.made_models import keep_model
 from instil.run.stages.teach import Teacher, encode
 
 _PROBED = 50
 
 
-def run_student(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Artifact:
-    """The artifact whose `model` folder is the untrained student."""
+def needs_labels(recipe: Recipe) -> bool:
+    """Whether the student is built out of targets that the labels come with: their tokens are to be kept too."""
+    made = recipe.labels.targets == "teacher" or recipe.labels.completions or recipe.labels.store
+    return bool(recipe.student and recipe.student.vocabulary and recipe.distil and made)
+
+
+def run_student(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, labels: Labels | None = None) -> Artifact:
+    """The artifact whose `model` folder is the untrained student; `labels` where `needs_labels`."""
     section = recipe.student
     if section is None:
         raise ConfigError("the recipe has no student section; add one, for example student: {layers: 12}")
     place = check_student(recipe)
-    if place is not None:
-        inputs, read = {"student": place.fingerprint}, {}
-    else:
-        inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
+    inputs = {"student": place.fingerprint} if place else {"teacher": teacher.fingerprint}
+    read: dict[str, Any] = {}
+    if place is None or section.vocabulary:
+        inputs["data"] = data.fingerprint
         read = {"prompt": recipe.prompt.model_dump(mode="json"), "limits": recipe.limits.model_dump(mode="json")}
+    if labels is not None:
+        inputs["labels"] = labels.fingerprint
     return shop.stage(
         "student",
-        lambda folder: _build(recipe, section, data, teacher, folder),
+        lambda folder: _build(recipe, section, data, teacher, labels, folder),
         inputs=inputs,
         config=section.model_dump(mode="json") | read,
     )
@@ -53,16 +65,22 @@ def check_student(recipe: Recipe) -> Located | None:
 
 def check_tokenizers(recipe: Recipe, data: Data) -> None:
     """Raises `ConfigError` where a student of its own reads texts in other tokens than the teacher: labels are a row a
-    token, so they would be of no use to it."""
+    token, so they would be of no use to it. One that only lacks some of the tokens writes most targets the same."""
     section, distil = recipe.student, recipe.distil
     if section is None or section.model is None or distil is None or not distil.learns_from_labels:
         return
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
-    read = []
+    tokenizers, read = [], []
     for model, revision in ((recipe.teacher.model, recipe.teacher.revision), (section.model, section.revision)):
         reader = load_reader(model, revision=revision, accept_licences=recipe.accept_licences)
+        tokenizers.append(reader.tokenizer)
         probed = data.splits["train"][:_PROBED]
         read.append(encode_records(reader.tokenizer, recipe.prompt, probed, limits, reader.kind)[0])
+    found = link(*tokenizers)
+    if found is not None:
+        same = sum(found.to_teacher(own.target_ids) == theirs.target_ids for theirs, own in zip(*read, strict=True))
+        if same > len(read[0]) / 2:
+            return
     for theirs, own in zip(*read, strict=True):
         if theirs != own:
             counts = [f"{len(e.prompt_ids)} tokens and {len(e.target_ids)} of target" for e in (theirs, own)]
@@ -73,12 +91,36 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
             )
 
 
-def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher, folder: Path) -> Mapping[str, Any]:
+def _build(
+    recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher, labels: Labels | None, folder: Path
+) -> Mapping[str, Any]:
+    result: dict[str, Any] = {}
     if section.model is not None:
         loaded = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
-        return {"parameters": loaded.model.num_parameters(), **keep_model(loaded.model, loaded.tokenizer, folder)}
+        model = loaded.model
+    else:
+        loaded = teacher.loaded
+        model, result["depth"] = _shortened(recipe, section, data, teacher)
+    tokenizer = loaded.tokenizer
+    if section.vocabulary is not None:
+        texts = Texts(
+            prompt=recipe.prompt, limits=Limits(source=recipe.limits.source, target=recipe.limits.target),
+            kind=loaded.kind, records=data.splits["train"], others=labels.records if labels else (),
+        )  # fmt: skip
+        tokens = section.vocabulary.tokens
+        model, tokenizer, report = trim(model, tokenizer, texts, None if tokens == "used" else tokens)
+        console.say(f"  {report}")
+        result["vocabulary"] = asdict(report)
+    return {"parameters": model.num_parameters(), **result, **keep_model(model, tokenizer, folder)}
+
+
+def _shortened(
+    recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher
+) -> tuple[Any, dict[Side, dict[str, Any]]]:
+    """The teacher with fewer layers, and what was kept of each side."""
     loaded = teacher.loaded
-    model, reports = loaded.model.cpu(), {}
+    model: Any = loaded.model.cpu()
+    reports: dict[Side, dict[str, Any]] = {}
     examples: list[Encoded] = []
     if section.mend or section.choice == "block-influence":
         examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
@@ -93,7 +135,7 @@ def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher,
             mended = _mend(examples, shorter, model, report.kept, side)
             reports[side]["mended"] = [asdict(cut) for cut in mended]
         model = shorter
-    return {"parameters": model.num_parameters(), "depth": reports, **keep_model(model, loaded.tokenizer, folder)}
+    return model, reports
 
 
 def _taught(teacher: Teacher) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""A smaller vocabulary: what the user's data needs, cut out of the teacher's tokenizer and its embedding."""

@@ -1,0 +1,38 @@
+"""What trimming asks of the model inside a fast tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+SPACE = "▁"
+"""What stands for a space where characters may be spelled in bytes: it alone may not, it would come back as itself."""
+BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+
+class Pieces(Protocol):
+    """The `model` of a tokenizer.json: its tokens, and which of them depend on which."""
+
+    @property
+    def by_word(self) -> bool:
+        """Whether a word that is a token is found as it is, without its parts."""
+
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """All tokens."""
+
+    def atoms(self) -> set[str]:
+        """The tokens that every text can be spelled with."""
+
+    def parts(self, token: str) -> set[str]:
+        """The tokens that have to be there for `token` to be found in a text."""
+
+    def keeping(self, new_ids: Mapping[str, int]) -> dict[str, Any]:
+        """The `model` with only the tokens of `new_ids`, under these ids, which are in the old order."""
+
+
+def byte_spelling(state: Mapping[str, Any], ids: Mapping[str, int]) -> set[str]:
+    """The tokens of a tokenizer that spells unknown characters in bytes; empty for one that does not."""
+    if not (state.get("byte_fallback") and ids.keys() >= BYTES):
+        return set()
+    return set(BYTES) | ({SPACE} & ids.keys())

@@ -1,0 +1,66 @@
+"""How a student reads the labels of its teacher: as they are, or in its own tokens where it lacks some of the
+teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from instil.core import console
+from instil.core.errors import LabelError
+from instil.data.tokens import Encoded, Limits, encode_records
+from instil.labels.linked import LinkedLabels
+from instil.models.loading import LoadedModel, load_reader
+from instil.models.students.vocabulary.link import link
+from instil.run.recipe import Recipe
+from instil.run.stages.label import Labels
+from instil.train.task import LabelReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Who reads labels at each temperature, the examples that they can be read for, and the ids of the others: records
+    whose target is other tokens for a student that lacks some of the teacher's."""
+
+    examples: Sequence[Encoded]
+    readers: Mapping[float, LabelReader] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    linked: bool = False
+
+
+def reading_of(recipe: Recipe, loaded: LoadedModel, labels: Labels | None, examples: Sequence[Encoded]) -> Reading:
+    """How the student `loaded` reads the labels of its `examples`. Raises `LabelError` where none fits."""
+    if labels is None or labels.store is None or recipe.distil is None:
+        return Reading(examples=examples)
+    linked = _linked(recipe, loaded, labels)
+    read = linked.read if linked else labels.store.read
+    readers = {each: partial(read, temperature=each) for each in recipe.distil.temperatures}
+    if linked is None:
+        return Reading(examples=examples, readers=readers)
+    fitting = [example for example in examples if linked.fits(example)]
+    left_out = [example.id for example in examples if not linked.fits(example)]
+    if not fitting:
+        raise LabelError(
+            "no target is the same tokens for teacher and student, so labels are of no use; see student.model"
+        )
+    if left_out:
+        console.say(
+            f"  {len(left_out):,} of {len(examples):,} records are left out, their targets are other tokens for the"
+            f" student: {', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}"
+        )
+    return Reading(examples=fitting, readers=readers, left_out=left_out, linked=True)
+
+
+def _linked(recipe: Recipe, loaded: LoadedModel, labels: Labels) -> LinkedLabels | None:
+    """None for a student that has all of the teacher's tokens."""
+    student, teacher = recipe.student, recipe.teacher
+    if student is None or labels.store is None or not (student.vocabulary or student.model):
+        return None
+    reader = load_reader(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
+    found = link(reader.tokenizer, loaded.tokenizer)
+    if found is None or reader.tokenizer.get_vocab() == loaded.tokenizer.get_vocab():
+        return None
+    limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
+    originals, _ = encode_records(reader.tokenizer, recipe.prompt, labels.records, limits, reader.kind)
+    return LinkedLabels(labels.store, found, originals)
