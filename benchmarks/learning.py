@@ -30,7 +30,8 @@ from instil.evaluate.significance import mean_interval
 from instil.labels.codec import Codec
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
-from instil.models.students.depth import block_influence, keep_layers, most_influential
+from instil.models.students.depth import keep_layers
+from instil.models.students.influence import block_influence, most_influential
 from instil.models.students.refit import mend_cuts
 from instil.objectives.fused import Mix, SparseLabels
 from instil.run.quiet import quiet_libraries

@@ -16,7 +16,8 @@ from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import family_of
 from instil.models.layers import Side, only_layers, stack_of
-from instil.models.students.depth import block_influence, evenly_spaced, keep_layers, most_influential
+from instil.models.students.depth import evenly_spaced, keep_layers
+from instil.models.students.influence import block_influence, most_influential
 
 ALL = (*tiny.ENCODER_DECODER, *tiny.DECODER_ONLY)
 LAYERS = 4

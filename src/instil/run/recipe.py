@@ -61,8 +61,8 @@ class StudentConfig(Config):
     """Who learns: either layers cut out of the teacher (the default), or a `model` of its own.
 
     `layers` counts decoder layers, `encoder_layers` those of an encoder. `choice`: by block influence over
-    `calibration` training examples, evenly spaced, the numbers listed in `keep`, or those that `teach.layer_drop`
-    taught to do without the others. `mend`: refit the projections from the first cut on in closed form on those
+    `calibration` training examples, evenly spaced, greedily (one at a time, by the loss on those examples), the numbers
+    listed in `keep`, or those that `teach.layer_drop` taught to do without the others. `mend`: refit the projections from the first cut on in closed form on those
     examples; leave it out for layers that were taught.
     """
 
@@ -70,7 +70,7 @@ class StudentConfig(Config):
     revision: str | None = None
     layers: PositiveInt | None = None
     encoder_layers: PositiveInt | None = None
-    choice: Literal["block-influence", "even", "listed", "taught"] = "block-influence"
+    choice: Literal["block-influence", "even", "greedy", "listed", "taught"] = "block-influence"
     keep: tuple[int, ...] | None = None
     calibration: PositiveInt = 64
     mend: bool = True

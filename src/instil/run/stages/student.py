@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.data.tokens import Encoded, Limits, encode_records
-from instil.models.family import Family, family_of
+from instil.models.family import family_of
 from instil.models.layers import Side, stack_of
 from instil.models.loading import LoadedModel, Located, load_model, load_tokenizer, locate
 from instil.models.students import depth
@@ -79,7 +79,7 @@ def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher,
     loaded = teacher.loaded
     model, reports = loaded.model.cpu(), {}
     examples: list[Encoded] = []
-    if section.mend or section.choice == "block-influence":
+    if section.mend or section.choice in ("block-influence", "greedy"):
         examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
     if section.choice == "taught":
         section = section.model_copy(update={"keep": _taught(teacher)})
@@ -129,8 +129,8 @@ def _choose(
     count = len(stack_of(loaded.model, side).layers)
     if section.keep is not None:
         return depth.DepthReport(kept=section.keep, layers=count)
-    if section.choice == "even":
-        return depth.DepthReport(kept=depth.evenly_spaced(count, keep), layers=count)
-    family: Family = family_of(loaded.model)
-    influence = depth.block_influence(loaded.model, family, examples, side=side)
-    return depth.DepthReport(kept=depth.most_influential(influence, keep), layers=count, influence=influence)
+    with console.progress(f"  choosing {side} layers", max(count - keep, 0), "removed") as advance:
+        return depth.choose_layers(
+            loaded.model, family_of(loaded.model), examples, keep, choice=cast(depth.Choice, section.choice),
+            side=side, advance=advance,
+        )  # fmt: skip

@@ -19,7 +19,7 @@ from instil.models.adapters import hash_adapter, load_adapter
 from instil.models.family import family_of
 from instil.models.layers import stack_of
 from instil.models.loading import LoadedModel, load_model, locate
-from instil.models.students.depth import block_influence, most_influential
+from instil.models.students.influence import block_influence, most_influential
 from instil.objectives.fused import Mix
 from instil.run.recipe import LayerDropConfig, Recipe, TeachConfig
 from instil.run.stage import Artifact, Workshop
