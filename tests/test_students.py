@@ -36,11 +36,7 @@ def teacher_of(name: str, layers: int = LAYERS) -> Any:
     if kinds := getattr(config, "layer_types", None):
         config.layer_types = [kinds[index % len(kinds)] for index in range(layers)]
     torch.manual_seed(1)
-    model = type(shallow)(config)
-    # Marian's sinusoids are computed, not saved.
-    computed = {name: tensor.clone() for name, tensor in model.named_parameters() if not tensor.requires_grad}
-    tiny.scatter(model).load_state_dict(computed, strict=False)
-    return model.eval()
+    return tiny.scatter(type(shallow)(config)).eval()
 
 
 def sides(model: Any) -> tuple[Side, ...]:
