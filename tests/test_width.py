@@ -16,7 +16,8 @@ from instil.core.errors import ModelError
 from instil.models.family import family_of
 from instil.models.students.anatomy import ANATOMIES, anatomy_of
 from instil.models.students.importance import measure_importance
-from instil.models.students.sizes import Widths, sizes_of
+from instil.models.students.plan import Widths
+from instil.models.students.sizes import sizes_of
 from instil.models.students.width import cut_width
 from test_students import EXAMPLES, logits, same_weights, weights
 

@@ -18,6 +18,7 @@ from instil.data.tokens import Kind
 
 UNKNOWN_LICENCE = "unknown"
 CONFIG_NAME = "config.json"
+CARD_NAME = "README.md"
 WEIGHTS = "*.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
@@ -42,7 +43,7 @@ _NOTES = (
     *("transformers_version", "_name_or_path", "_model_name_or_path", "name_or_path", "_from_model_config"),
     *("is_local", "local_files_only"),
 )
-HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *_SETTINGS, *TOKENIZER_PATTERNS, "README.md")
+HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *_SETTINGS, *TOKENIZER_PATTERNS, CARD_NAME)
 
 
 def first_line(error: BaseException) -> str:
@@ -218,8 +219,8 @@ def _content(path: Path) -> str:
 
 
 def read_licence(folder: Path) -> str:
-    """The licence that the model card (`README.md`) of `folder` states; "unknown" without one."""
-    card = folder / "README.md"
+    """The licence that the model card of `folder` states; "unknown" without one."""
+    card = folder / CARD_NAME
     text = card.read_text(encoding="utf8", errors="replace") if card.is_file() else ""
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:\s*[\"']?([\w.+-]+)", head.group(1), re.MULTILINE) if head else None

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from instil.core.errors import ModelError
 from instil.models.students.anatomy import Anatomy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Widths:
-    """A plan: the sizes to have, None where the teacher's stays."""
-
-    hidden: int | None = None
-    feed_forward: int | None = None
-    heads: int | None = None
-    key_value_heads: int | None = None
+from instil.models.students.plan import Widths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +35,12 @@ class Sizes:
                 key: value for key in keys if value != getattr(before, name) or getattr(config, key, None) is None
             }
         return found
+
+
+def changes(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """The sizes that differ, as a person reads them."""
+    different = {name: value for name, value in after.items() if value != before[name]}
+    return ", ".join(f"{name.replace('_', ' ')} {before[name]} -> {value}" for name, value in different.items())
 
 
 def sizes_of(config: Any, anatomy: Anatomy) -> Sizes:

@@ -32,7 +32,8 @@ from instil.models.layers import stack_of
 from instil.models.students.anatomy import NEVER_CUT, Anatomy, anatomy_of
 from instil.models.students.build import changed_config, new_model
 from instil.models.students.importance import Importance, measure_importance
-from instil.models.students.sizes import Sizes, Widths, planned, sizes_of
+from instil.models.students.plan import Widths
+from instil.models.students.sizes import Sizes, planned, sizes_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

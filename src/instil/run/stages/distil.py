@@ -11,6 +11,7 @@ from instil.core.errors import ConfigError
 from instil.models.family import family_of
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
+from instil.run.card import student_card
 from instil.run.recipe import DistilConfig, Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
@@ -81,4 +82,6 @@ def _distil(
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
     result["cut"] = str(cut)
-    return result | keep_model(merged(model), loaded.tokenizer, folder)
+    learned = {**result, "labels": labels is not None and labels.store is not None}
+    card = student_card(recipe, student.manifest.result, loaded.kind, learned=learned)
+    return result | keep_model(merged(model), loaded.tokenizer, folder, card=card)

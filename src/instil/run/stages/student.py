@@ -1,22 +1,23 @@
-"""Stage `student`: the student before it learns, built out of the teacher or loaded as it is."""
+"""Stage `student`: the student before it learns: cut out of the teacher, made from scratch, or loaded as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from instil.core import console
 from instil.core.errors import ConfigError
-from instil.data.tokens import Encoded, Limits, encode_records
-from instil.models.family import family_of
-from instil.models.layers import Side, stack_of
+from instil.data.tokens import Limits, encode_records
+from instil.models.layers import Side
 from instil.models.loading import LoadedModel, Located, load_model, load_tokenizer, locate
-from instil.models.students import depth
-from instil.models.students.refit import Mended, mend_cuts
-from instil.run.recipe import Recipe, StudentConfig
+from instil.models.students.new_tokenizer import train_tokenizer
+from instil.models.students.scratch import from_scratch
+from instil.run.card import student_card
+from instil.run.recipe import Recipe, ScratchConfig, StudentConfig
 from instil.run.stage import Artifact, Workshop
+from instil.run.stages.cuts import cut_depth, cut_widths, kept_layers
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import keep_model
 from instil.run.stages.teach import Teacher, encode
@@ -75,62 +76,42 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
 def _build(recipe: Recipe, section: StudentConfig, data: Data, teacher: Teacher, folder: Path) -> Mapping[str, Any]:
     if section.model is not None:
         loaded = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
-        return {"parameters": loaded.model.num_parameters(), **keep_model(loaded.model, loaded.tokenizer, folder)}
-    loaded = teacher.loaded
-    model, reports = loaded.model.cpu(), {}
-    examples: list[Encoded] = []
-    if section.mend or section.choice in ("block-influence", "greedy"):
-        examples, _ = encode(recipe, loaded, data.splits["train"][: section.calibration], "calibration")
-    if section.choice == "taught":
-        section = section.model_copy(update={"keep": _taught(teacher)})
-    for side, keep in _wanted(section, loaded).items():
-        report = _choose(section, examples, loaded, side, keep)
-        console.say(f"  keeps {side} layers {', '.join(map(str, report.kept))} of {report.layers}")
-        shorter = depth.keep_layers(model, report.kept, side=side)
-        reports[side] = asdict(report)
-        if section.mend:
-            mended = _mend(examples, shorter, model, report.kept, side)
-            reports[side]["mended"] = [asdict(cut) for cut in mended]
-        model = shorter
-    return {"parameters": model.num_parameters(), "depth": reports, **keep_model(model, loaded.tokenizer, folder)}
+        model, tokenizer, made = loaded.model, loaded.tokenizer, {"origin": section.model, "licence": loaded.licence}
+    elif section.scratch is not None:
+        loaded = teacher.loaded
+        model, tokenizer, made = _from_scratch(section.scratch, loaded, data, recipe.seed)
+    else:
+        loaded = teacher.loaded
+        tokenizer = loaded.tokenizer
+        model, made = _cut(recipe, kept_layers(section, teacher), data, loaded)
+    result = {"parameters": model.num_parameters(), "licence": teacher.licence, **made}
+    return result | keep_model(model, tokenizer, folder, card=student_card(recipe, result, loaded.kind))
 
 
-def _taught(teacher: Teacher) -> tuple[int, ...]:
-    """The layers that the teacher was taught to do with."""
-    result = teacher.artifact.manifest.result if teacher.artifact else {}
-    if "layer_drop" not in result:
-        raise ConfigError("student.choice is taught, but the teacher was not; add teacher.teach.layer_drop: {keep: N}")
-    return tuple(result["layer_drop"])
+def _from_scratch(
+    section: ScratchConfig, teacher: LoadedModel, data: Data, seed: int
+) -> tuple[Any, Any, dict[str, Any]]:
+    tokenizer, both = teacher.tokenizer, None
+    if section.tokenizer is not None:
+        train = data.splits["train"]
+        texts = (text for record in train for text in (record.source, *record.targets))
+        tokenizer = train_tokenizer(teacher.tokenizer, texts, section.tokenizer.train)
+        both = (teacher.tokenizer, tokenizer)
+        console.say(f"  a tokenizer of {len(tokenizer):,} tokens from {len(train):,} records")
+    layers: dict[Side, int | None] = {"encoder": section.encoder_layers, "decoder": section.layers}
+    student, report = from_scratch(
+        teacher.model, {side: count for side, count in layers.items() if count}, section.widths(), seed=seed,
+        tokenizers=both,
+    )  # fmt: skip
+    console.say(f"  random weights, {report.layers} layers, {report.sizes}")
+    return student, tokenizer, {"scratch": asdict(report) | {"tokens": len(tokenizer) if both else None}}
 
 
-def _mend(examples: Sequence[Encoded], student: Any, whole: Any, kept: Sequence[int], side: Side) -> Sequence[Mended]:
-    mended = mend_cuts(student, whole, kept, family_of(whole), examples, side=side)
-    if mended:
-        worst = max(mended, key=lambda layer: layer.error_before)
-        console.say(
-            f"  refitted {len(mended)} layers; at worst (layer {worst.layer}) the squared error goes from"
-            f" {worst.error_before:.1%} to {worst.error_after:.1%} of the hidden state"
-        )
-    return mended
-
-
-def _wanted(section: StudentConfig, loaded: LoadedModel) -> dict[Side, int]:
-    wanted: dict[Side, int] = {}
-    if section.encoder_layers is not None:
-        wanted["encoder"] = section.encoder_layers
-    if section.layers is not None or section.keep is not None:
-        wanted["decoder"] = section.layers or len(section.keep or ())
-    return wanted
-
-
-def _choose(
-    section: StudentConfig, examples: Sequence[Encoded], loaded: LoadedModel, side: Side, keep: int
-) -> depth.DepthReport:
-    count = len(stack_of(loaded.model, side).layers)
-    if section.keep is not None:
-        return depth.DepthReport(kept=section.keep, layers=count)
-    with console.progress(f"  choosing {side} layers", max(count - keep, 0), "removed") as advance:
-        return depth.choose_layers(
-            loaded.model, family_of(loaded.model), examples, keep, choice=cast(depth.Choice, section.choice),
-            side=side, advance=advance,
-        )  # fmt: skip
+def _cut(recipe: Recipe, section: StudentConfig, data: Data, teacher: LoadedModel) -> tuple[Any, dict[str, Any]]:
+    examples, _ = encode(recipe, teacher, data.splits["train"][: section.calibration], "calibration")
+    model, depth = cut_depth(section, teacher.model.cpu(), examples)
+    made: dict[str, Any] = {"depth": depth}
+    if section.width is not None:
+        model, report = cut_widths(section.width.widths(), model, examples)
+        made["width"] = asdict(report)
+    return model, made

@@ -36,10 +36,11 @@ BUILTIN = "builtin:"
 
 @dataclass
 class Teacher:
-    """Who teaches. Its weights are loaded on first use and then stay."""
+    """Who teaches. Its weights are loaded on first use and then stay. `licence` is that of the model it comes from."""
 
     fingerprint: str
     load: Callable[[], LoadedModel]
+    licence: str
     artifact: Artifact | None = None
 
     @cached_property
@@ -87,7 +88,7 @@ def base_teacher(recipe: Recipe) -> Teacher:
 
     place = locate(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
     mark = fingerprint(place.fingerprint, hash_adapter(adapter)) if adapter else place.fingerprint
-    return Teacher(mark, load)
+    return Teacher(mark, load, place.licence)
 
 
 def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
@@ -108,7 +109,9 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
     )
     discard(artifact.folder)
     lora = teach.adapt.kind == "lora"
-    return Teacher(artifact.fingerprint, lambda: load_made(artifact, base.load() if lora else None), artifact)
+    return Teacher(
+        artifact.fingerprint, lambda: load_made(artifact, base.load() if lora else None), base.licence, artifact
+    )
 
 
 def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder: Path) -> Mapping[str, Any]:
