@@ -44,7 +44,10 @@ def run_usage(text: str, folder: Path) -> str:
 
 
 CASES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "greedy": ("t5", {"layers": 1, "encoder_layers": 1, "choice": "greedy"}, "Layers (encoder) | 1 of the teacher's 2 (greedy): "),
+    "greedy": (
+        "t5", {"layers": 1, "encoder_layers": 1, "choice": "greedy"},
+        "Layers (encoder) | 1 of the teacher's 2 (greedy): ",
+    ),
     "width": (
         "llama", {"width": {"hidden": 24, "feed_forward": 40, "heads": 2}},
         "Widths | hidden 32 -> 24, feed forward 48 -> 40, heads 4 -> 2, key value heads 2 -> 1",
