@@ -23,7 +23,8 @@ from instil.labels.writer import write_labels
 from instil.models.adapters import load_adapter
 from instil.models.family import family_of
 from instil.models.loading import LoadedModel, load_model
-from instil.models.students.depth import block_influence, keep_layers, most_influential
+from instil.models.students.depth import keep_layers
+from instil.models.students.influence import block_influence, most_influential
 from instil.objectives.fused import Mix
 from instil.train.config import Budget, LoopConfig
 from instil.train.loop import train

@@ -16,7 +16,8 @@ from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import family_of
 from instil.models.layers import Side, only_layers, stack_of
-from instil.models.students.depth import block_influence, evenly_spaced, keep_layers, most_influential
+from instil.models.students.depth import evenly_spaced, keep_layers
+from instil.models.students.influence import block_influence, most_influential
 
 ALL = (*tiny.ENCODER_DECODER, *tiny.DECODER_ONLY)
 LAYERS = 4
@@ -35,11 +36,7 @@ def teacher_of(name: str, layers: int = LAYERS) -> Any:
     if kinds := getattr(config, "layer_types", None):
         config.layer_types = [kinds[index % len(kinds)] for index in range(layers)]
     torch.manual_seed(1)
-    model = type(shallow)(config)
-    # Marian's sinusoids are computed, not saved.
-    computed = {name: tensor.clone() for name, tensor in model.named_parameters() if not tensor.requires_grad}
-    tiny.scatter(model).load_state_dict(computed, strict=False)
-    return model.eval()
+    return tiny.scatter(type(shallow)(config)).eval()
 
 
 def sides(model: Any) -> tuple[Side, ...]:

@@ -26,7 +26,8 @@ from instil.data.tokens import Encoded, Limits, encode_records
 from instil.labels.codec import Codec
 from instil.labels.linked import LinkedLabels
 from instil.labels.store import LabelStore
-from instil.labels.writer import Teacher, write_labels
+from instil.labels.teacher import Teacher
+from instil.labels.writer import write_labels
 from instil.models.family import family_of
 from instil.models.folders import write_model
 from instil.models.students.vocabulary.choose import Texts, choose, count_use

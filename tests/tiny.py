@@ -117,13 +117,13 @@ def tiny_model(name: str, *, seed: int = 0) -> Any:
 
 
 def scatter(model: Any) -> Any:
-    """The same model with matrices drawn wide and biases (in buffers too) that are not zero."""
+    """The same model with matrices drawn wide and biases (in buffers too) that are not zero; what is computed stays."""
     named = [*model.named_parameters(), *model.named_buffers()]
     with torch.no_grad():
         for name, tensor in named:
             if "bias" in name and tensor.is_floating_point():
                 tensor.normal_(std=0.05)
-            elif tensor.ndim == 2 and isinstance(tensor, nn.Parameter):
+            elif tensor.ndim == 2 and isinstance(tensor, nn.Parameter) and tensor.requires_grad:
                 tensor.normal_(std=0.3)
     return model
 

@@ -18,6 +18,11 @@ T = TypeVar("T")
 Advance = Callable[[float, str], None]
 """Called with how far the work has come (units done so far) and a remark such as "loss 2.31"."""
 
+
+def silent(done: float, remark: str) -> None:
+    """The `Advance` of who does not want to hear."""
+
+
 QUIET_SECONDS = 2.0
 _PLAIN_EVERY_SECONDS = 30.0
 

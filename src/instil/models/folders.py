@@ -18,6 +18,7 @@ from instil.data.tokens import Kind
 
 UNKNOWN_LICENCE = "unknown"
 CONFIG_NAME = "config.json"
+CARD_NAME = "README.md"
 WEIGHTS = "*.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
@@ -43,7 +44,7 @@ _NOTES = (
     *("is_local", "local_files_only"),
 )
 READING_PATTERNS = (*_SETTINGS, *TOKENIZER_PATTERNS)
-HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *READING_PATTERNS, "README.md")
+HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *READING_PATTERNS, CARD_NAME)
 
 
 def first_line(error: BaseException) -> str:
@@ -219,8 +220,8 @@ def _content(path: Path) -> str:
 
 
 def read_licence(folder: Path) -> str:
-    """The licence that the model card (`README.md`) of `folder` states; "unknown" without one."""
-    card = folder / "README.md"
+    """The licence that the model card of `folder` states; "unknown" without one."""
+    card = folder / CARD_NAME
     text = card.read_text(encoding="utf8", errors="replace") if card.is_file() else ""
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:\s*[\"']?([\w.+-]+)", head.group(1), re.MULTILINE) if head else None

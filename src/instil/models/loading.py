@@ -217,13 +217,15 @@ def _place(model: Any, device: str, ref: str) -> Any:
         ) from error
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str = "") -> None:
     """Write `model` and `tokenizer` into `folder` in one step, weights as safetensors; an old folder is replaced.
 
-    Raises `StorageError`.
+    `card` is the text of its README.md, if any. Raises `StorageError`.
     """
     with publish.publish_folder(folder) as aside:
         folders.write_model(model, tokenizer, aside)
+        if card:
+            publish.write_text(aside / folders.CARD_NAME, card)
 
 
 def count_parameters(model: nn.Module) -> int:

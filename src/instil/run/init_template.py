@@ -237,7 +237,7 @@ labels:\twhat the teacher says about each training target
 student:\tthe small model
   layers: $kept\t$side it keeps, $of
   # encoder_layers: 6\tof a teacher with an encoder (T5, BART): layers kept there
-  choice: block-influence\twhich ones: those that do most; or even
+  choice: block-influence\twhich ones: those that do most; or even, or greedy
   calibration: 64\ttraining records that decide it
   mend: true\tfit the layer before each cut to what was cut, on those records; or false
   # model: google-t5/t5-small\tinstead of layers: a model with the teacher's vocabulary

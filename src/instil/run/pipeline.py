@@ -20,8 +20,9 @@ from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels, write_part
-from instil.run.stages.student import check_student, check_tokenizers, needs_labels, run_student
+from instil.run.stages.student import check_student, run_student
 from instil.run.stages.teach import Teacher, run_teach
+from instil.run.stages.tokens import check_tokenizers, needs_labels
 from instil.train.session import read_history
 
 SUMMARY_NAME = "summary.json"

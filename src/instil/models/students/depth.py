@@ -1,113 +1,113 @@
-"""Depth: a student that keeps some of its teacher's layers.
-
-Which layers to keep is decided by *block influence*: 1 - cosine similarity of a layer's input and output, averaged
-over tokens (ShortGPT, Men et al. 2024, arXiv 2403.03853). A layer that hardly turns its input is dropped first.
-
-Shapes: T time, D width.
-"""
+"""Depth: a student that keeps some of its teacher's layers, chosen by even spacing, by their influence (influence.py)
+or greedily by what the loss says (greedy.py)."""
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from instil.core.console import Advance, silent
 from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import Family
-from instil.models.head import unwrap
-from instil.models.layers import Side, config_of_kept, stack_of
-from instil.models.probe import evaluating
+from instil.models.head import describe, unwrap
+from instil.models.layers import HAS_POSITIONS, Side, config_of_kept, stack_of
+from instil.models.students.build import changed_config, new_model
+from instil.models.students.greedy import Removal, remove_greedily
+from instil.models.students.influence import block_influence, most_influential, require_keep
+
+_PLACES = frozenset((HAS_POSITIONS, "training", "gradient_checkpointing", "layer_idx", "layer_id", "layer_number"))
+"""What a layer knows of its place and its mode, beside what it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthReport:
-    """What was kept: layer numbers of the teacher, and each teacher layer's influence where it was measured."""
+    """What was kept: layer numbers of the teacher; each teacher layer's influence, or the order in which layers went,
+    where that was measured."""
 
     kept: tuple[int, ...]
     layers: int
-    influence: tuple[float, ...] = field(default=())
+    influence: tuple[float, ...] = ()
+    removed: tuple[Removal, ...] = ()
+
+
+Choice = Literal["block-influence", "even", "greedy"]
+
+
+def choose_layers(
+    model: nn.Module,
+    family: Family,
+    examples: Sequence[Encoded],
+    keep: int,
+    *,
+    choice: Choice,
+    side: Side = "decoder",
+    advance: Advance = silent,
+) -> DepthReport:
+    """The `keep` layers on `side` that a shorter student of `model` has. Only "even" needs no `examples`.
+
+    `advance` hears how many layers a greedy choice has removed. Raises `ModelError` for a number that cannot be kept.
+    """
+    count = len(stack_of(model, side).layers)
+    if choice == "even":
+        return DepthReport(kept=evenly_spaced(count, keep), layers=count)
+    if choice == "greedy":
+        require_keep(keep, count)
+        removed = remove_greedily(model, family, examples, count - keep, side=side, advance=advance)
+        gone = {removal.layer for removal in removed}
+        return DepthReport(kept=tuple(n for n in range(count) if n not in gone), layers=count, removed=removed)
+    influence = block_influence(model, family, examples, side=side)
+    return DepthReport(kept=most_influential(influence, keep), layers=count, influence=influence)
 
 
 def evenly_spaced(count: int, keep: int) -> tuple[int, ...]:
     """`keep` of `count` layer numbers, the first and the last among them."""
-    _require(keep, count)
+    require_keep(keep, count)
     if keep == 1:
         return (0,)
     return tuple(round(index * (count - 1) / (keep - 1)) for index in range(keep))
 
 
-def most_influential(influence: Sequence[float], keep: int) -> tuple[int, ...]:
-    """Numbers of the `keep` layers with the highest influence, rising; of equals, the earlier one."""
-    _require(keep, len(influence))
-    ranked = sorted(range(len(influence)), key=lambda index: (-influence[index], index))
-    return tuple(sorted(ranked[:keep]))
-
-
-def _require(keep: int, count: int) -> None:
-    if not 1 <= keep <= count:
-        raise ModelError(f"cannot keep {keep} of {count} layers; give 1 to {count}")
-
-
-def block_influence(
-    model: nn.Module, family: Family, examples: Sequence[Encoded], *, side: Side = "decoder"
-) -> tuple[float, ...]:
-    """Influence of each layer on `side`, a mean over all tokens of `examples`, in [0, 2]. One example at a time, so
-    that no padding counts. Raises `ModelError` without examples."""
-    if not examples:
-        raise ModelError("block influence needs at least one example; give students.calibration 1 or more")
-    layers = stack_of(model, side).layers
-    sums = torch.zeros(len(layers), dtype=torch.float64)
-    tokens = 0
-    inputs: dict[int, Tensor] = {}
-
-    def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[id(layer)] = args[0] if args else kwargs["hidden_states"]
-
-    def after(number: int) -> Any:
-        def hook(layer: nn.Module, _args: Any, output: Any) -> None:
-            out_TD = (output[0] if isinstance(output, tuple) else output).flatten(0, -2).float()
-            in_TD = inputs.pop(id(layer)).flatten(0, -2).float()
-            turn_T = 1 - torch.cosine_similarity(in_TD, out_TD, dim=-1)
-            sums[number] += turn_T.clamp(0, 2).sum().double().cpu()
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
-    handles += [layer.register_forward_hook(after(number)) for number, layer in enumerate(layers)]
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            for example in examples:
-                batch = family.collate([example])
-                family.rows(model, batch.to(device))
-                key = "decoder_input_ids" if side == "decoder" and "decoder_input_ids" in batch.inputs else "input_ids"
-                tokens += batch.inputs[key].numel()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tuple((sums / tokens).tolist())
-
-
 def keep_layers(model: nn.Module, kept: Sequence[int], *, side: Side = "decoder") -> nn.Module:
-    """A new model of the same class with only the layers `kept` on `side`; weights are copied, `model` is untouched."""
+    """A new model of the same class with only the layers `kept` on `side`; weights are copied, `model` is untouched.
+
+    Raises `ModelError` for an architecture whose layers cannot be found, or depend on their number in ways unknown.
+    """
     inner = unwrap(model)
     stack = stack_of(inner, side)
     if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < len(stack.layers):
         raise ModelError(f"layers {list(kept)} are not rising numbers from 0 to {len(stack.layers) - 1}")
-    config = copy.deepcopy(inner.config)
-    for key, value in config_of_kept(inner.config, stack, kept, side).items():
-        setattr(config, key, value)
-    student = type(inner)(config).to(inner.dtype)
+    student = new_model(inner, changed_config(inner, config_of_kept(inner.config, stack, kept, side)))
+    for own, number in zip(stack_of(student, side).layers, kept, strict=True):
+        _require_same_kind(own, stack.layers[number], inner)
     weights = {new: tensor for name, tensor in inner.state_dict().items() if (new := _renamed(name, stack.path, kept))}
     student.load_state_dict(weights, strict=True)
-    student.generation_config = copy.deepcopy(inner.generation_config)
-    return student.eval()
+    return student
+
+
+def _require_same_kind(own: nn.Module, original: nn.Module, model: Any) -> None:
+    """Some architectures build a layer differently by its number: local or global attention, positions or none. What
+    the config says of each layer has travelled along, as far as its names are known; this finds out if that is all."""
+    theirs = dict(original.named_modules())
+    for name, part in own.named_modules():
+        before, after = (_traits(module) for module in (theirs.get(name, part), part))
+        if different := [key for key in after if after[key] != before.get(key)]:
+            key = different[0]
+            raise ModelError(
+                f"{describe(model)} builds its layers by their number ({'.'.join(filter(None, (name, key)))} was"
+                f" {before.get(key)} in the teacher and is {after[key]} in the student), so they cannot be cut; choose"
+                " another architecture"
+            )
+
+
+def _traits(module: nn.Module) -> dict[str, Any]:
+    plain = {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+    kept = {key: value for key, value in plain.items() if not key.startswith("_") and key not in _PLACES}
+    return {"class": type(module).__name__} | kept
 
 
 def _renamed(name: str, path: str, kept: Sequence[int]) -> str | None:

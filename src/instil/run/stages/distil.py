@@ -14,6 +14,7 @@ from instil.models.family import family_of
 from instil.models.layers import stack_of
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
+from instil.run.card import student_card
 from instil.run.recipe import DistilConfig, FeaturesConfig, Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
@@ -99,7 +100,9 @@ def _distil(
     result["cut"] = str(cut)
     if reading.left_out:
         result["left_out"] = list(reading.left_out)
-    return result | keep_model(merged(model), loaded.tokenizer, folder)
+    learned = {**result, "labels": labels is not None and labels.store is not None}
+    card = student_card(recipe, student.manifest.result, loaded.kind, learned=learned)
+    return result | keep_model(merged(model), loaded.tokenizer, folder, card=card)
 
 
 def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]:

@@ -15,9 +15,9 @@ MODEL_NAME = "model"
 ADAPTER_NAME = "adapter"
 
 
-def keep_model(model: Any, tokenizer: Any, folder: Path) -> dict[str, str]:
-    """Writes `folder / "model"`; returns what the stage's result says of it."""
-    save_model(model, tokenizer, folder / MODEL_NAME)
+def keep_model(model: Any, tokenizer: Any, folder: Path, *, card: str = "") -> dict[str, str]:
+    """Writes `folder / "model"`, with a model `card` if given; returns what the stage's result says of it."""
+    save_model(model, tokenizer, folder / MODEL_NAME, card=card)
     return {MODEL_NAME: fingerprint_folder(folder / MODEL_NAME)}
 
 

@@ -18,11 +18,12 @@ from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter, load_adapter
 from instil.models.config import ServedConfig
 from instil.models.family import family_of
+from instil.models.folders import UNKNOWN_LICENCE
 from instil.models.generation import TransformersGenerator
 from instil.models.layers import stack_of
 from instil.models.loading import LoadedModel, Reader, load_model, load_reader, locate, to_accelerator
 from instil.models.served import Endpoint, ServedGenerator
-from instil.models.students.depth import block_influence, most_influential
+from instil.models.students.influence import block_influence, most_influential
 from instil.objectives.fused import Mix
 from instil.run.recipe import LayerDropConfig, Recipe, TeachConfig
 from instil.run.stage import Artifact, Workshop
@@ -40,10 +41,11 @@ BUILTIN = "builtin:"
 @dataclass
 class Teacher:
     """Who teaches. Its weights are loaded on first use and then stay. With an `endpoint` it teaches from there, and
-    its texts are read by `reader` without weights."""
+    its texts are read by `reader` without weights. `licence` is that of the model it comes from."""
 
     fingerprint: str
     load: Callable[[], LoadedModel]
+    licence: str
     artifact: Artifact | None = None
     endpoint: Endpoint | None = None
     reader: Reader | None = None
@@ -100,7 +102,7 @@ def base_teacher(recipe: Recipe) -> Teacher:
         return _served(recipe, teacher.served, load)
     place = locate(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
     mark = fingerprint(place.fingerprint, hash_adapter(adapter)) if adapter else place.fingerprint
-    return Teacher(mark, load)
+    return Teacher(mark, load, place.licence)
 
 
 def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel]) -> Teacher:
@@ -111,7 +113,7 @@ def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel
     endpoint = Endpoint(served)
     # Not where it is served: the same model at another address has the same labels.
     mark = fingerprint(endpoint.model, served.revision, sorted(reader.tokenizer.get_vocab().items()))
-    return Teacher(mark, load, endpoint=endpoint, reader=reader)
+    return Teacher(mark, load, UNKNOWN_LICENCE, endpoint=endpoint, reader=reader)
 
 
 def generator_of(recipe: Recipe, teacher: Teacher, *, beams: int) -> TransformersGenerator | ServedGenerator:
@@ -145,7 +147,9 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
     )
     discard(artifact.folder)
     lora = teach.adapt.kind == "lora"
-    return Teacher(artifact.fingerprint, lambda: load_made(artifact, base.load() if lora else None), artifact)
+    return Teacher(
+        artifact.fingerprint, lambda: load_made(artifact, base.load() if lora else None), base.licence, artifact
+    )
 
 
 def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder: Path) -> Mapping[str, Any]:

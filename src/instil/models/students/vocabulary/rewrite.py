@@ -95,7 +95,7 @@ def _reread(
                 path.unlink()
         (folder / _FILE).write_text(json.dumps(state, ensure_ascii=False), encoding="utf8")
         old = json.loads((folder / _SETTINGS).read_text(encoding="utf8"))
-        (folder / _SETTINGS).write_text(json.dumps(_without_lost(old, state) | settings), encoding="utf8")
+        (folder / _SETTINGS).write_text(json.dumps({**_without_lost(old, state), **settings}), encoding="utf8")
         made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     made.name_or_path = tokenizer.name_or_path
     found = state_of(made)
