@@ -258,6 +258,11 @@ def test_where_taking_words_changes_a_target_tokens_keep_their_parts() -> None:
     _, after, report = trim(model, wide, data, None)
     assert report.changed == () and report.respelled == 0 and isinstance(after, hf.GemmaTokenizer)
     assert "e▁a" in after.get_vocab()
+    # Without room for the parts, the records are named instead.
+    least = report.kept - 1
+    _, _, report = trim(model, wide, data, least)
+    assert report.changed == ("0", "1", "2") and report.kept == least
+    assert "3 targets changed, such as '0'" in str(report)
 
 
 def test_names_left_free_for_later_are_kept_only_where_they_are_used() -> None:

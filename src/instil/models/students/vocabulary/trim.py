@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from instil.core import units
+from instil.core.errors import ConfigError
 from instil.data.tokens import cut_sources, encode_targets
 from instil.models.head import unwrap
 from instil.models.loading import count_parameters
@@ -45,6 +47,15 @@ class VocabularyReport:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """Records whose target is other tokens now; how many sources are; and by what share all sources are longer."""
+
+    targets: tuple[str, ...]
+    sources: int
+    longer: float
+
+
 _PLACEHOLDER = re.compile(r"[<\[]\|?(unused|reserved|placeholder)[a-z_]*\d+\|?[>\]]", re.IGNORECASE)
 """Names that were left free for later, some tokenizers have thousands: they are kept only where texts have them."""
 
@@ -58,33 +69,34 @@ def trim(
     still goes in and comes out. Where words that are tokens can be taken as they are, their parts need not stay.
     Raises `ModelError` for a tokenizer or a model that cannot be trimmed, `ConfigError` where `size` is too small.
     """
-    config = unwrap(model).config
-    worded = by_word(tokenizer, config)
-    for basis in (worded, tokenizer) if worded is not None else (tokenizer,):
-        kept = _kept(model, basis, texts, size)
-        trimmed = keep_tokens(basis, config, kept)
-        changed, respelled, longer = compare(tokenizer, trimmed, texts)
-        if not changed and (size is not None or not respelled):
-            break
+    worded = by_word(tokenizer, unwrap(model).config)
+    kept, trimmed, changes = _trimmed(model, worded or tokenizer, tokenizer, texts, size)
+    if worded and (changes.targets or (size is None and changes.sources)):
+        # A token reaches across words. Without cutting them, more is to be kept, perhaps more than there is room for.
+        with suppress(ConfigError):
+            kept, trimmed, changes = _trimmed(model, tokenizer, tokenizer, texts, size)
     rows = unwrap(model).get_input_embeddings().weight.shape[0]
     # A tokenizer may have special tokens behind the model's last row (Gemma 3's for images).
     student = keep_rows(model, [number for number in kept if number < rows])
     return student, trimmed, VocabularyReport(
-        kept=len(kept), of=rows, changed=changed, sources=len(texts.records), respelled=respelled, longer=longer,
-        parameters_before=count_parameters(model), parameters_after=count_parameters(student),
+        kept=len(kept), of=rows, changed=changes.targets, sources=len(texts.records), respelled=changes.sources,
+        longer=changes.longer, parameters_before=count_parameters(model), parameters_after=count_parameters(student),
     )  # fmt: skip
 
 
-def _kept(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None) -> list[int]:
-    names = tokenizer.added_tokens_decoder.items()
+def _trimmed(
+    model: nn.Module, basis: PreTrainedTokenizerBase, original: PreTrainedTokenizerBase, texts: Texts, size: int | None
+) -> tuple[list[int], PreTrainedTokenizerBase, Changes]:
+    """The ids of `basis` that are kept, what is left of it, and what that changes."""
+    names = basis.added_tokens_decoder.items()
     named = {number for number, name in names if not _PLACEHOLDER.fullmatch(name.content)}
-    return choose(pieces_of(tokenizer), count_use(tokenizer, texts), special_ids(model) | named, size)
+    kept = choose(pieces_of(basis), count_use(basis, texts), special_ids(model) | named, size)
+    trimmed = keep_tokens(basis, unwrap(model).config, kept)
+    return kept, trimmed, compare(original, trimmed, texts)
 
 
-def compare(
-    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, texts: Texts
-) -> tuple[tuple[str, ...], int, float]:
-    """Records whose target is other tokens under `new`; how many sources are; and by what share all are longer."""
+def compare(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, texts: Texts) -> Changes:
+    """What `new`, which lacks some tokens of `old`, makes of `texts`."""
     found = link(old, new)
     assert found is not None
     changed: list[str] = []
@@ -103,4 +115,4 @@ def compare(
         respelled += sum(tuple(was) != found.to_teacher(now) for was, now in zip(before, after, strict=True))
         long_before += sum(map(len, before))
         long_after += sum(map(len, after))
-    return tuple(changed), respelled, long_after / max(long_before, 1) - 1
+    return Changes(targets=tuple(changed), sources=respelled, longer=long_after / max(long_before, 1) - 1)
