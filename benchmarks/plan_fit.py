@@ -2,8 +2,7 @@
 
     python -m benchmarks.plan_fit --data training.csv [--more many.csv] [--write]
 
-Coefficients are found in logarithms, by damped least squares on log(predicted / measured) with Huber weights, pulled
-towards priors that stand in `PRIORS` with their reasons. A source counts as the square root of its rows, so that a
+The fit is `benchmarks.fitting` on log(predicted / measured); priors stand in `PRIORS` with their reasons. A source counts as the square root of its rows, so that a
 long table does not decide alone. `--write` puts the result into the package.
 """
 
@@ -16,8 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.fitting import solve
 from benchmarks.plan_rows import Run, Skipped, is_dense_16, read_rows, run_of
 from instil.core import console
 from instil.plan import tables
@@ -47,11 +45,6 @@ PRIORS: dict[str, tuple[float, float]] = {
     "scale": (0.015, 1.6),
     "tensor": (0.04, 1.6),
 }
-HUBER = 0.15
-NOISE = 0.08
-"""Of one measurement against another of the same: 4 to 6%, and what a row leaves untold."""
-ROUNDS = 25
-STEP = 1e-4
 EVERY = 6
 """Of a table of many alike runs, every sixth tells as much."""
 
@@ -70,56 +63,15 @@ def load_runs(path: Path) -> list[Run]:
 
 def fit(runs: Sequence[Run]) -> Coefficients:
     """The coefficients for these runs; the priors alone where there are none."""
-    names = list(PRIORS)
-    start = np.log([value for value, _ in PRIORS.values()])
-    stiff = 1 / np.log([spread for _, spread in PRIORS.values()])
     rows = Counter(run.source for run in runs)
-    weights = np.sqrt([rows[run.source] ** -0.5 for run in runs]) / NOISE
-    point, damping = start.copy(), 1e-2
-    residuals = _residuals(runs, names, point)
-    cost = _cost(residuals, weights, (point - start) * stiff)
-    for _ in range(ROUNDS):
-        slope = _slope(runs, names, point, residuals)
-        huber = np.sqrt(HUBER / np.maximum(np.abs(residuals), HUBER)) * weights
-        left = np.concatenate([slope * huber[:, None], np.diag(stiff), np.eye(len(names)) * math.sqrt(damping)])
-        right = np.concatenate([residuals * huber, (point - start) * stiff, np.zeros(len(names))])
-        trial = point - np.clip(np.linalg.lstsq(left, right)[0], -0.5, 0.5)
-        after = _residuals(runs, names, trial)
-        found = _cost(after, weights, (trial - start) * stiff)
-        if found < cost:
-            done = cost - found < 1e-4 * cost
-            point, residuals, cost, damping = trial, after, found, damping / 3
-            if done:
-                break
-        else:
-            damping *= 10
-    return _coefficients(names, point)
-
-
-def _coefficients(names: Sequence[str], point: np.ndarray) -> Coefficients:
-    return Coefficients(**{name: float(f"{math.exp(value):.4g}") for name, value in zip(names, point, strict=True)})
-
-
-def _residuals(runs: Sequence[Run], names: Sequence[str], point: np.ndarray) -> np.ndarray:
-    c = Coefficients(**dict(zip(names, np.exp(point).tolist(), strict=True)))
-    return np.array([residual(run, c) for run in runs])
-
-
-def _slope(runs: Sequence[Run], names: Sequence[str], point: np.ndarray, residuals: np.ndarray) -> np.ndarray:
-    """Each residual's derivative by each coefficient's logarithm, shape `(runs, coefficients)`."""
-    steps = np.eye(len(names)) * STEP
-    return np.stack([(_residuals(runs, names, point + step) - residuals) / STEP for step in steps], 1)
+    shares = [rows[run.source] ** -0.5 for run in runs]
+    found = solve(PRIORS, lambda values: [residual(run, Coefficients(**values)) for run in runs], shares)
+    return Coefficients(**found)
 
 
 def residual(run: Run, c: Coefficients | None = None) -> float:
     """log(predicted / measured)."""
     return math.log(tokens_a_second(run.load, run.batch, run.device, run.layout, run.stack, c) / run.measured)
-
-
-def _cost(residuals: np.ndarray, weights: np.ndarray, pulled: np.ndarray) -> float:
-    size = np.abs(residuals)
-    each = np.where(size < HUBER, size**2, 2 * HUBER * size - HUBER**2)
-    return float((each * weights**2).sum() + (pulled**2).sum())
 
 
 def without_each(runs: Sequence[Run], key: Callable[[Run], str], more: Sequence[Run] = ()) -> dict[str, Coefficients]:

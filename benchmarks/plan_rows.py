@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +59,11 @@ class Skipped(Exception):
 
 
 def read_rows(path: Path) -> list[Row]:
+    """The table of training runs at `path`."""
+    return read_table(path, NEEDED)
+
+
+def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
     """The table at `path`. Raises `DataError` when it is none, or lacks a column."""
     try:
         with path.open(encoding="utf8", newline="") as file:
@@ -65,7 +71,7 @@ def read_rows(path: Path) -> list[Row]:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); name a CSV file") from error
-    missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+    missing = [name for name in needed if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"{path}: has no column {', '.join(missing)}; see docs/plan.md for the columns")
     return rows
