@@ -21,8 +21,7 @@ from benchmarks.plan_fit import EVERY, load_runs, residual, without_each
 from benchmarks.plan_rows import Run, Skipped, is_dense_16, outside, read_rows, run_of
 from instil.core import console
 from instil.core.errors import InstilError
-from instil.plan.tables import json_of
-from instil.plan.time import Coefficients, coefficients
+from instil.plan.time import Coefficients, coefficients, spread
 
 KEYS: dict[str, Callable[[Run], str]] = {"source": lambda run: run.source, "hardware": lambda run: run.hardware}
 
@@ -69,7 +68,7 @@ def report(path: Path, left_out: str | None, more: Path | None) -> dict[str, Any
         known = without_each(runs, key, load_runs(more)[::EVERY] if more else ())
     logs = [residual(run, known.get(key(run), coefficients())) for run in runs]
     errors = [abs(math.exp(each) - 1) for each in logs]
-    inside = sum(abs(each) <= json_of("time.json")["spread"]["0.8"] for each in logs)
+    inside = sum(abs(each) <= spread(run.stack) for run, each in zip(runs, logs, strict=True))
     return {
         **summary(errors),
         "covered": round(inside / len(logs), 3) if logs else None,

@@ -2,8 +2,9 @@
 
     python -m benchmarks.plan_fit --data training.csv [--more many.csv] [--write]
 
-The fit is `benchmarks.fitting` on log(predicted / measured); priors stand in `PRIORS` with their reasons. A source counts as the square root of its rows, so that a
-long table does not decide alone. `--write` puts the result into the package.
+The fit is `benchmarks.fitting` on log(predicted / measured); priors stand in `PRIORS` with their reasons. A source
+counts as the square root of its rows, so that a long table does not decide alone. `--write` puts the result into the
+package.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ def of_source(run: Run) -> str:
     return run.source
 
 
+def _quantile(sizes: Sequence[float], share: float) -> float:
+    return round(sorted(sizes)[int(share * (len(sizes) - 1))], 4)
+
+
 def main() -> None:
     """Fits and prints; with --write, puts the result into the package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,12 +100,11 @@ def main() -> None:
     runs, more = load_runs(options.data), load_runs(options.more)[::EVERY] if options.more else []
     found = fit([*runs, *more])
     others = without_each(runs, of_source, more)
-    left = sorted(abs(residual(run, others[run.source])) for run in runs)
-    spread = {f"{share:g}": round(left[int(share * (len(left) - 1))], 4) for share in (0.5, 0.8, 0.9)}
+    left = [(run.stack, abs(residual(run, others[run.source]))) for run in runs]
     made = {
         "made": f"benchmarks.plan_fit on {len(runs)} runs of {options.data.name} and {len(more)} more",
         **{name: getattr(found, name) for name in PRIORS},
-        "spread": spread,
+        "spread": {stack: _quantile([each for of, each in left if of == stack], 0.8) for stack in ("tuned", "general")},
     }
     if options.write:
         (tables.FOLDER / "time.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf8")

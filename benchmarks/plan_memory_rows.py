@@ -72,7 +72,7 @@ def peak_of(row: Row) -> Peak:
     run = Training(
         shape=_shape(size * 1e9), method=method, optimizer=_optimizer(optimizer), precision=precision,
         tokens=_tokens(row), trainable=_trainable(row, size * 1e9), rank=_rank(notes),
-        fused_head="chunked" in notes or _after(notes, "chunked CE") or ("torchtune" in row["source"] and "compile" in notes),
+        fused_head=_after(notes, "chunked CE") or ("torchtune" in row["source"] and "compile" in notes),
         fused_update="in-bwd" in optimizer or "single-device" in optimizer,
         stack=_stack(row), layout=_layout(row, told.startswith("true")),
     )  # fmt: skip
@@ -182,7 +182,8 @@ def _layout(row: Row, again: bool) -> Layout:
     found = re.search(r"(\d+) GPU", row["notes"])
     devices = int(found[1]) if found else 1
     sharding = "zero2" if "multinode" in row["notes"] else "zero3" if devices > 1 else "none"
+    again = again or ("torchtune" in row["source"] and devices > 1)  # its recipes for several devices do
     return Layout(
-        devices=devices, sharding=sharding, checkpointing=float(again or ("torchtune" in row["source"] and devices > 1)),
+        devices=devices, sharding=sharding, checkpointing=float(again),
         offload="offload" in (row["optimizer"] + row["notes"]).lower() and "activation offload" not in row["notes"],
     )  # fmt: skip

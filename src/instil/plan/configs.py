@@ -114,10 +114,10 @@ def _gemma3(name: str, c: Facts) -> Shape:
 
 def _siglip(c: Facts, width: int) -> int:
     """Parameters of SigLIP's tower and of the projection into the text model's width."""
-    d, f = c["hidden_size"], c["intermediate_size"]
-    patches = (c["image_size"] // c["patch_size"]) ** 2
+    d, f, patch = int(c["hidden_size"]), int(c["intermediate_size"]), int(c["patch_size"])
+    patches = (int(c["image_size"]) // patch) ** 2
     layer = 4 * d * (d + 1) + 2 * d * f + f + d + 4 * d
-    embeddings = 3 * c["patch_size"] ** 2 * d + d + patches * d
+    embeddings = 3 * patch**2 * d + d + patches * d
     return embeddings + int(c["num_hidden_layers"]) * layer + 2 * d + d * width + d
 
 

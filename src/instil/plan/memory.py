@@ -126,12 +126,13 @@ def peak_memory(run: Training, c: Coefficients | None = None) -> Memory:
     states = trained * state / parallel / (spread if layout.sharding != "none" else 1)
     gradients = trained * gradient / parallel / (spread if layout.sharding in ("zero2", "zero3") else 1)
     alone = run.precision == "mixed" and spread == 1 and run.method == "full"
-    teacher = parameters(run.teacher) * run.teacher_bytes / (spread if layout.sharding == "zero3" else 1) if run.teacher else 0.0  # fmt: skip
+    beside = parameters(run.teacher) * run.teacher_bytes / parallel if run.teacher else 0.0
+    beside /= layout.inner_shards if layout.sharding == "zero3" else 1
     return Memory(
         context=c.context + (c.dequantised if run.method == "qlora" else 0), weights=held,
         states=0.0 if layout.offload else states + gradients,
         activations=_activations(run, c), logits=_logits(run, c),
-        buffers=trained * 4 / parallel if alone and not layout.offload else 0.0, teacher=teacher,
+        buffers=trained * 4 / parallel if alone and not layout.offload else 0.0, teacher=beside,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from instil.plan.layout import Layout
 from instil.plan.tables import json_of
 
 Stack = Literal["tuned", "general"]
-"""`tuned`: fused kernels, compiled graphs (Megatron, MaxText, Composer). `general`: modules of transformers as they are."""
+"""`tuned`: fused kernels and compiled graphs (Megatron, MaxText, Composer); `general`: transformers' modules as is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,11 @@ def coefficients() -> Coefficients:
     return Coefficients(**{field.name: json_of("time.json")[field.name] for field in fields(Coefficients)})
 
 
+def spread(stack: Stack) -> float:
+    """Half the width, in logarithms, of the interval that held four fifths of the runs of sources left out of a fit."""
+    return float(json_of("time.json")["spread"][stack])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What a token costs, whatever the hardware. FLOPs are of one forward pass over one token."""
@@ -85,7 +90,7 @@ class Load:
     layers: int
     width: int
     backward: float = 2.0
-    """Backward FLOPs of products, in forward passes: 2, or 1 where weights stay frozen."""
+    """Backward FLOPs of products, in forward passes: 2; 1 where weights stay frozen; 0 without a backward pass."""
     weight_bytes: float = 2.0
     scores: float = 0.0
     """Attention scores that a token writes to memory in a layer; 0 with fused attention."""
@@ -130,7 +135,7 @@ def step_time(
     per_layer = c.launch_tuned if stack == "tuned" or device.is_tpu else c.launch_general
     if stack == "general" and layout.sharding == "zero3" and layout.shards > 1:
         per_layer += c.launch_gathering
-    floor = per_layer * load.layers / layout.pipeline * (1 + layout.checkpointing / 3)
+    floor = per_layer * load.layers / layout.pipeline * ((3 if load.backward else 1) + layout.checkpointing) / 3
     busy = _smooth_max(compute, floor)
     inner = _tensor_exchange(load, batch, device, layout, c)
     bubble = (layout.pipeline - 1) / (batch.micro_batches * layout.interleave)
@@ -164,10 +169,10 @@ def _compute(load: Load, batch: Batch, device: Accelerator, layout: Layout, stac
     fill = 1.0 if device.is_tpu else narrow / (narrow + c.narrow)
     products = load.products * passes * share / (reached * fill)
     # Backward attention does five products for the forward's two, and it is the same with frozen weights.
-    attention = load.attention * (1 + 2.5 + layout.checkpointing) * share
+    attention = load.attention * (1 + 2.5 * (load.backward > 0) + layout.checkpointing) * share
     attending = attention / (c.attention * device.best) + attention * c.softmax / device.bandwidth
     widths = c.traffic_tpu if device.is_tpu else c.traffic if stack == "tuned" else c.traffic_general
-    if load.backward < 2 and stack == "general":
+    if 0 < load.backward < 2 and stack == "general":
         widths += c.traffic_adapters
     moved = (widths * load.width + c.scores * load.scores) * passes / 3 * load.layers * 2 * share
     weights = (1 + min(load.backward, 2) + layout.checkpointing) * load.parameters * load.weight_bytes
@@ -178,7 +183,7 @@ def _tensor_exchange(load: Load, batch: Batch, device: Accelerator, layout: Layo
     """Seconds for the sums over tensor-parallel devices: two forward and two backward in each layer."""
     if layout.tensor == 1:
         return 0.0
-    times = 4 + 2 * layout.checkpointing
+    times = 2 + 2 * (load.backward > 0) + 2 * layout.checkpointing
     payload = batch.tokens / layout.context * load.width * 2 * 2 * (layout.tensor - 1) / layout.tensor
     shown = c.overlap_tpu if device.is_tpu else 1.0
     return shown * times * load.layers / layout.pipeline * payload / _rate(device, layout.tensor, c)

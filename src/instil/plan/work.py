@@ -88,15 +88,15 @@ def layer_activation_bytes(shape: Shape) -> float:
 
 
 def load_of(
-    shape: Shape, source: float, target: float, *, trainable: float | None = None, adapters: bool = False
+    shape: Shape, source: float, target: float, *, trainable: float | None = None, backward: float = 2.0
 ) -> Load:
-    """What a token of such examples costs in training, for the time model."""
+    """What a token of such examples costs, for the time model; `backward` as in `Load`."""
     flops, length = forward_flops(shape, source, target), source + target
     return Load(
         products=(flops.products + flops.head) / length, attention=flops.attention / length,
         parameters=float(parameters(shape) - shape.vision),
         trainable=float(parameters(shape) - shape.vision if trainable is None else trainable),
-        layers=shape.layers + shape.encoder_layers, width=shape.width, backward=1.0 if adapters else 2.0,
+        layers=shape.layers + shape.encoder_layers, width=shape.width, backward=backward,
     )  # fmt: skip
 
 
