@@ -86,17 +86,16 @@ def update(path: Path) -> list[Instance]:
 def select(
     offered: Sequence[Instance], *, cloud: str | None, gpu: str | None, spot: bool = False
 ) -> tuple[Instance, ...]:
-    """Those on `cloud`, of a kind of accelerator and with a price. Raises `ConfigError` when there are none, and says
-    so where a TPU is asked of Azure."""
+    """Those on `cloud`, of a kind of accelerator and with a price; TPUs, which instil has not been run on, only where
+    asked for. Raises `ConfigError` when there are none, and says so where a TPU is asked of Azure."""
     if cloud and cloud not in {each.cloud for each in offered}:
         raise ConfigError(f"--cloud {cloud}: no prices; known are {', '.join(sorted({e.cloud for e in offered}))}")
     asks_tpu = bool(gpu) and (str(gpu).lower().startswith(("tpu", "v")) and named_like(str(gpu)).is_tpu)
     if asks_tpu and cloud == "azure":
         raise ConfigError(NO_TPU)
     found = [each for each in offered if cloud in (None, each.cloud) and each.price(spot=spot) is not None]
-    if gpu:
-        wanted = _wanted(gpu)
-        found = [each for each in found if each.accelerator in wanted]
+    wanted = _wanted(gpu) if gpu else {name for name, device in accelerators().items() if not device.is_tpu}
+    found = [each for each in found if each.accelerator in wanted]
     if not found:
         of = f" of {gpu}" if gpu else ""
         raise ConfigError(f"no instance{of} with a price on {cloud or 'any cloud'}; instil plan prices lists all")
@@ -111,6 +110,15 @@ def _wanted(gpu: str) -> set[str]:
     return found or {named_like(gpu).name}
 
 
+def as_row(each: Instance) -> dict[str, object]:
+    """An instance under the names of `COLUMNS`."""
+    values = (
+        each.cloud, each.name, each.count, each.accelerator, each.vcpu, each.ram_gib, each.usd, each.spot, each.region,
+        each.date, each.source, each.note,
+    )  # fmt: skip
+    return dict(zip(COLUMNS, values, strict=True))
+
+
 def _key(each: Instance) -> tuple[str, str, str]:
     return each.cloud, each.name, each.region
 
@@ -122,7 +130,7 @@ def _read(path: Path) -> list[Instance]:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); name a CSV file of prices") from error
-    missing = [name for name in COLUMNS[:4] + ("usd_per_h", "date") if name not in (reader.fieldnames or ())]
+    missing = [name for name in (*COLUMNS[:4], "usd_per_h", "date") if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"{path}: has no column {', '.join(missing)}; the columns are {', '.join(COLUMNS)}")
     return [_instance(row, f"{path}:{line}") for line, row in enumerate(rows, start=2)]
@@ -157,10 +165,5 @@ def _written(offered: Iterable[Instance]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for each in offered:
-        usd, spot = (price if price is not None else "" for price in (each.usd, each.spot))
-        writer.writerow(
-            [each.cloud, each.name, each.count, each.accelerator, each.vcpu, each.ram_gib, usd, spot, each.region]
-            + [each.date, each.source, each.note]
-        )
+    writer.writerows(["" if value is None else value for value in as_row(each).values()] for each in offered)
     return text.getvalue()

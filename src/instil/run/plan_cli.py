@@ -1,0 +1,108 @@
+"""`instil plan`: hours, memory, money and break-even before anything is spent; and the prices that it counts with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+plan_app = typer.Typer(
+    help="Hours, memory, money and break-even, before anything is spent.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+_NEXT = "Next: instil plan --teacher gemma-3-27b --student gemma-3-4b --examples 50k"
+Cloud = Annotated[str | None, typer.Option(help="azure or gcp; both unless told.")]
+
+
+@plan_app.callback()
+def plan(
+    context: typer.Context,
+    recipe: Annotated[Path | None, typer.Option(help="A wish in YAML; options go over it.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="gemma-3-27b, a hub id, a folder, a config.json.")] = None,
+    student: Annotated[str | None, typer.Option(help="A model, a size such as 4b, or MODEL@20 for 20 layers.")] = None,
+    examples: Annotated[str | None, typer.Option(help="Examples to train on, such as 50k.")] = None,
+    source_tokens: Annotated[float | None, typer.Option(help="Tokens that the model reads. [default: 800]")] = None,
+    target_tokens: Annotated[float | None, typer.Option(help="Tokens that it writes. [default: 120]")] = None,
+    targets: Annotated[str | None, typer.Option(help="given, or teacher: it writes them. [default: given]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the examples. [default: 3]")] = None,
+    within: Annotated[str | None, typer.Option(help="Time limit, such as 3h.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Limit in USD.")] = None,
+    cloud: Cloud = None,
+    gpu: Annotated[str | None, typer.Option(help="Only this accelerator: h100, T4, v5e.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Exactly so many accelerators.")] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="Spot prices.")] = False,
+    requests_per_day: Annotated[str | None, typer.Option(help="Load that is served. [default: 10k]")] = None,
+    grid: Annotated[str | None, typer.Option(help="us, eu, world ..., or grams of CO2 a kWh. [default: us]")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What to rent for distilling, how long it takes, what it costs and when it has paid for itself."""
+    if context.invoked_subcommand is not None:
+        return
+    from instil.run.plan_wish import wish_of
+
+    numbers = {"source_tokens": source_tokens, "target_tokens": target_tokens, "epochs": epochs, "gpus": gpus}
+    words = {"teacher": teacher, "student": student, "targets": targets, "cloud": cloud, "gpu": gpu, "grid": grid}
+    asked = wish_of(
+        recipe, {**numbers, **words, "budget_usd": budget, "spot": spot or None}, examples=examples, within=within,
+        requests_per_day=requests_per_day,
+    )  # fmt: skip
+    _show(asked, as_json)
+
+
+def _show(asked: Any, as_json: bool) -> None:
+    from instil.core import console
+    from instil.plan import answer as answers
+
+    found = answers.answer(asked)
+    if as_json:
+        console.emit_json(answers.as_json(found))
+    else:
+        print("\n".join(answers.lines(found)))
+    if found.choice.best is None:
+        raise typer.Exit(1)
+
+
+@plan_app.command()
+def prices(
+    update: Annotated[Path | None, typer.Option(metavar="FILE", help="A CSV file of your own prices, kept.")] = None,
+    cloud: Cloud = None,
+    as_json: AsJson = False,
+) -> None:
+    """What clouds rent, with the date of each price; or take in prices of your own."""
+    from instil.core import console
+    from instil.plan import prices as catalog
+
+    if update is not None:
+        fresh = catalog.update(update)
+        console.say(f"{len(fresh)} prices kept in {catalog.user_file()}; every later plan counts with them")
+    offered = [each for each in catalog.instances() if cloud in (None, each.cloud)]
+    if as_json:
+        console.emit_json([catalog.as_row(each) for each in offered])
+        return
+    for each in offered:
+        usd, spot = (f"{price:10.2f}" if price is not None else f"{'-':>10}" for price in (each.usd, each.spot))
+        what = f"{each.count} x {each.accelerator}"
+        print(f"{each.cloud:<6} {each.name:<28} {what:<22} {usd} {spot}  {each.date}, {each.source}")
+    print(
+        "USD an hour, on demand and spot\nNext: instil plan --teacher gemma-3-27b --student gemma-3-4b --examples 50k"
+    )
+
+
+@plan_app.command()
+def models(as_json: AsJson = False) -> None:
+    """The built-in models with their parameters; any other is named by folder, config.json or hub id."""
+    from instil.core import console
+    from instil.plan.models import hub_ids, known_models
+    from instil.plan.shape import parts
+
+    hubs = hub_ids()
+    if as_json:
+        console.emit_json({name: {"hub": hubs[name], "parts": parts(shape)} for name, shape in known_models().items()})
+        return
+    for name, shape in known_models().items():
+        print(f"{name:<22} {sum(parts(shape).values()):>15,}  {hubs[name]}")
+    print(_NEXT)
