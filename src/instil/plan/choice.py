@@ -15,9 +15,9 @@ from instil.plan.stages import (
     Cluster,
     Misfit,
     Stage,
-    checkpoint_seconds,
     evaluation_seconds,
     label_stage,
+    saving_seconds,
     start_seconds,
     train_stage,
     write_stage,
@@ -158,12 +158,13 @@ def _candidate(
     train = train_stage(wish, teacher, student, way, cluster) if misfit is None else misfit
     if isinstance(train, Misfit):
         return Candidate(way=way, instance=instance, machines=machines, misfit=train)
-    between = start_seconds(teacher, student) + checkpoint_seconds(student, train.seconds)
-    checked = evaluation_seconds(wish, teacher, student, cluster, train.seconds)
-    stages = (
-        Stage(name="start", seconds=between, layout=train.layout, peak=0.0), *writing, *(labelling if reads else ()),
-        train, Stage(name="evaluate", seconds=checked, layout=train.layout, peak=0.0),
-    )  # fmt: skip
+    around = {
+        "start": start_seconds(teacher, student),
+        "save": saving_seconds(student, way, train.seconds),
+        "evaluate": evaluation_seconds(wish, teacher, student, cluster, train.seconds),
+    }
+    start, save, check = (Stage(name=n, seconds=s, layout=train.layout, peak=0.0) for n, s in around.items())
+    stages = (start, *writing, *(labelling if reads else ()), train, save, check)
     hours = sum(stage.seconds for stage in stages) / 3600
     price = instance.price(spot=wish.spot) or math.inf
     return Candidate(way=way, instance=instance, machines=machines, stages=stages, usd=hours * machines * price)

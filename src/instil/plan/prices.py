@@ -62,12 +62,16 @@ def user_file() -> Path:
     return Path(base) / "instil" / "prices.csv"
 
 
-def instances(overlay: Path | None = None) -> list[Instance]:
+def built_in() -> list[Instance]:
+    """The table that instil ships."""
+    return _read(FOLDER / "instances.csv")
+
+
+def instances() -> list[Instance]:
     """The built-in table under the user's own prices."""
-    place = overlay or user_file()
-    built_in = _read(FOLDER / "instances.csv")
+    place = user_file()
     own = _read(place) if place.is_file() else []
-    return list({_key(each): each for each in [*built_in, *own]}.values())
+    return list({_key(each): each for each in [*built_in(), *own]}.values())
 
 
 def update(path: Path) -> list[Instance]:

@@ -133,7 +133,7 @@ def _trainings(wish: Wish, cluster: Cluster) -> Iterator[tuple[Layout, int]]:
     for sharding in ("none", "zero3") if cluster.count > 1 else ("none",):
         for again in (0.0, 1.0):
             for many in _powers(min(share, max(1, int(_READ_TOKENS / wish.length)))):
-                yield Layout(devices=cluster.count, sharding=sharding, checkpointing=again), many  # type: ignore[arg-type]
+                yield Layout(devices=cluster.count, sharding=sharding, checkpointing=again), many
     yield Layout(devices=cluster.count, sharding="zero3", checkpointing=1.0, offload=True), 1
 
 
@@ -177,9 +177,11 @@ def start_seconds(*models: Shape) -> float:
     return BOOT_SECONDS + sum(parameters(model) * 2 / LOADING_BYTES for model in models)
 
 
-def checkpoint_seconds(student: Shape, training: float) -> float:
-    """Weights and states in fp32, every half hour and at the end."""
-    return (1 + training // 1800) * parameters(student) * 12 / CHECKPOINT_BYTES
+def saving_seconds(student: Shape, way: Way, training: float) -> float:
+    """Trained weights with their states in fp32, every half hour and at the end; then the whole student."""
+    run = Training(shape=student, method=_METHODS[way])
+    checkpoint = trainable_parameters(run) * 12 / CHECKPOINT_BYTES
+    return (1 + training // 1800) * checkpoint + parameters(student) * 2 / CHECKPOINT_BYTES
 
 
 def label_flops(wish: Wish, teacher: Shape) -> float:
