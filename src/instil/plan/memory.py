@@ -176,9 +176,8 @@ def _activations(run: Training, c: Coefficients) -> float:
 
 
 def _logits(run: Training, c: Coefficients) -> float:
-    if run.fused_head:
-        return c.chunk
     rows = run.tokens if run.rows is None else run.rows
     each = c.logits_tuned if run.stack == "tuned" else c.logits_general
     each = c.logits_quantised if run.method == "qlora" else each
-    return rows / run.layout.context * run.shape.vocabulary * each / run.layout.tensor
+    whole = rows / run.layout.context * run.shape.vocabulary * each / run.layout.tensor
+    return min(c.chunk, whole) if run.fused_head else whole
