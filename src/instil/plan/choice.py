@@ -28,6 +28,8 @@ from instil.plan.wish import WAYS, Way, Wish, share_vocabulary, student_shape
 MACHINES = (1, 2, 4, 8)
 WITH_NETWORK = 8
 """Devices of a machine from which clouds put a fast network between machines; smaller ones work alone."""
+ABLE: tuple[Way, ...] = ("labels", "labels-lora")
+"""Ways that instil goes. Of the others a plan tells what they would have cost."""
 ALIKE = 1.25
 """Money counts as the same up to this factor: prediction is no finer."""
 
@@ -89,12 +91,13 @@ def choose(wish: Wish, offered: Sequence[Instance] | None = None) -> Choice:
     _sensible(wish, teacher, student)
     offered = instances() if offered is None else offered
     asked = list(candidates(wish, teacher, student, select(offered, cloud=wish.cloud, gpu=wish.gpu, spot=wish.spot)))
-    met = [each for each in asked if _meets(each, wish)]
+    able = [each for each in asked if each.way in ABLE]
+    met = [each for each in able if _meets(each, wish)]
     best = _best(met)
-    nearest, obstacle = (None, "") if best else _nearest(wish, teacher, student, asked, offered)
+    nearest, obstacle = (None, "") if best else _nearest(wish, teacher, student, able, offered)
     return Choice(
         wish=wish, teacher=teacher, student=student, best=best, nearest=nearest, obstacle=obstacle,
-        pareto=pareto(each for each in asked if each.stages), losers=_losers(best, asked, wish) if best else (),
+        pareto=pareto(each for each in able if each.stages), losers=_losers(best, asked, wish) if best else (),
     )  # fmt: skip
 
 
@@ -195,10 +198,10 @@ def _nearest(
     obstacle = str(next((each.misfit for each in asked if each.misfit), "no machine has so many accelerators"))
     free = wish.model_copy(update={"gpu": None, "gpus": None})
     wider = candidates(free, teacher, student, select(offered, cloud=wish.cloud, gpu=None, spot=wish.spot))
-    possible = [each for each in wider if each.stages]
+    possible = [each for each in wider if each.stages and each.way in ABLE]
     if not possible and wish.cloud:
         wider = candidates(free, teacher, student, select(offered, cloud=None, gpu=None, spot=wish.spot))
-        possible = [each for each in wider if each.stages]
+        possible = [each for each in wider if each.stages and each.way in ABLE]
     return min(possible, key=lambda each: _overshoot(each, wish), default=None), obstacle
 
 

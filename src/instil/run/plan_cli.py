@@ -37,6 +37,10 @@ def plan(
     spot: Annotated[bool, typer.Option("--spot", help="Spot prices.")] = False,
     requests_per_day: Annotated[str | None, typer.Option(help="Load that is served. [default: 10k]")] = None,
     grid: Annotated[str | None, typer.Option(help="us, eu, world ..., or grams of CO2 a kWh. [default: us]")] = None,
+    emit: Annotated[str | None, typer.Option(help="Write a job: azureml, skypilot, slurm, torchrun or ray.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the job's files go.")] = Path("job"),
+    run_recipe: Annotated[str, typer.Option(help="The recipe that the job runs.")] = "recipe.yaml",
+    vault: Annotated[str | None, typer.Option(help="Key vault, or secret, that holds the hub's token.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What to rent for distilling, how long it takes, what it costs and when it has paid for itself."""
@@ -50,18 +54,33 @@ def plan(
         recipe, {**numbers, **words, "budget_usd": budget, "spot": spot or None}, examples=examples, within=within,
         requests_per_day=requests_per_day,
     )  # fmt: skip
-    _show(asked, as_json)
+    from instil.plan.answer import answer
+
+    found = answer(asked)
+    written = _write_job(found.choice, emit, out, run_recipe, vault) if emit else []
+    _show(found, as_json, written)
 
 
-def _show(asked: Any, as_json: bool) -> None:
+def _write_job(choice: Any, kind: str, out: Path, recipe: str, vault: str | None) -> list[str]:
+    from instil.core import publish
+    from instil.plan.jobs import job_files
+
+    files = job_files(choice, kind, recipe=recipe, vault=vault)
+    for name, text in files.items():
+        publish.write_text(out / name, text)
+    return [str(out / name) for name in files]
+
+
+def _show(found: Any, as_json: bool, written: list[str]) -> None:
     from instil.core import console
     from instil.plan import answer as answers
 
-    found = answers.answer(asked)
     if as_json:
-        console.emit_json(answers.as_json(found))
+        console.emit_json(answers.as_json(found) | ({"job": written} if written else {}))
     else:
         print("\n".join(answers.lines(found)))
+    if written:
+        console.say(f"Wrote {', '.join(written)}; put your recipe beside it (instil init makes one)")
     if found.choice.best is None:
         raise typer.Exit(1)
 
