@@ -41,10 +41,16 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the job's files go.")] = Path("job"),
     run_recipe: Annotated[str, typer.Option(help="The recipe that the job runs.")] = "recipe.yaml",
     vault: Annotated[str | None, typer.Option(help="Key vault, or secret, that holds the hub's token.")] = None,
+    measure: Annotated[
+        Path | None, typer.Option(metavar="RECIPE", help="Time a few real steps of a recipe on this machine instead.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What to rent for distilling, how long it takes, what it costs and when it has paid for itself."""
     if context.invoked_subcommand is not None:
+        return
+    if measure is not None:
+        _measure(measure, as_json)
         return
     from instil.run.plan_wish import wish_of
 
@@ -59,6 +65,29 @@ def plan(
     found = answer(asked)
     written = _write_job(found.choice, emit, out, run_recipe, vault) if emit else []
     _show(found, as_json, written)
+
+
+def _measure(recipe: Path, as_json: bool) -> None:
+    from instil.core import console, units
+    from instil.run.recipe_file import read_recipe
+
+    loaded = read_recipe(recipe, ())
+    from instil.run import measure as measuring
+    from instil.run.pipeline import Pipeline
+
+    found = measuring.measure(Pipeline(loaded, Path()))
+    if as_json:
+        console.emit_json(measuring.as_json(found) | {"next": f"instil run {recipe}"})
+        return
+    peak = "unknown here" if found.peak_bytes is None else units.size(found.peak_bytes)
+    print(
+        f"step     {units.seconds(found.step_seconds)} ({found.steps} steps measured, each within "
+        f"{found.step_seconds_spread:.0%} of the prediction)\n"
+        f"speed    {found.tokens_per_second:,.0f} tokens a second, {found.flops_per_second / 1e9:,.0f} GFLOP/s\n"
+        f"memory   {peak} added by training at its peak\n"
+        f"training {found.whole_steps:,.0f} steps, {units.seconds(found.whole_seconds)}\n"
+        f"Next: instil run {recipe}"
+    )
 
 
 def _write_job(choice: Any, kind: str, out: Path, recipe: str, vault: str | None) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instil.core import console
 from instil.core.errors import ConfigError
+from instil.data.tokens import Encoded
 from instil.models.family import family_of
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
@@ -66,19 +67,26 @@ def _distil(
     loaded = load_made(student)
     records = labels.records if labels else data.splits["train"]
     examples, cut = encode(recipe, loaded, records, "train")
-    held_out = held_out_examples(recipe, loaded, data, section.loop)
+    task = distil_task(recipe, section, loaded.model, examples, labels)
+    task.held_out = held_out_examples(recipe, loaded, data, section.loop)
+    name = WITH_TEACHER if labels else WITHOUT_TEACHER
+    with console.progress(name, 100, "%") as advance:
+        result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
+    result["cut"] = str(cut)
+    return result | keep_model(merged(task.module.model), loaded.tokenizer, folder)
+
+
+def distil_task(
+    recipe: Recipe, section: DistilConfig, model: Any, examples: Sequence[Encoded], labels: Labels | None
+) -> TextTask:
+    """What the loop trains: `model` with the weights that `section` adapts, on `examples` with their labels."""
     alpha = section.alpha if labels else 0.0
     mix = Mix(
         soft=alpha, hard=1 - alpha, temperature=section.temperature, smoothing=section.smoothing,
         divergence=section.divergence, beta=section.beta, least=labels.least if labels else TINY,
     )  # fmt: skip
-    model = adapt(loaded.model, section.adapt, seed=recipe.seed)
-    task = TextTask(
-        RowLoss(model, family_of(model), mix), examples, held_out,
+    adapted = adapt(model, section.adapt, seed=recipe.seed)
+    return TextTask(
+        RowLoss(adapted, family_of(adapted), mix), examples, (),
         labels.store.read if labels and labels.store else None, section.loop.batch_tokens,
     )  # fmt: skip
-    name = WITH_TEACHER if labels else WITHOUT_TEACHER
-    with console.progress(name, 100, "%") as advance:
-        result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
-    result["cut"] = str(cut)
-    return result | keep_model(merged(model), loaded.tokenizer, folder)
