@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from instil.plan.models import known_models
 from instil.plan.shape import parameters
 from instil.plan.stages import Stage
 from instil.plan.wish import Wish, read_count, read_hours, share_vocabulary, student_shape
+from instil.run.plan_plot import break_even_svg
 
 ROOT = Path(__file__).parents[1]
 ASKED = ("plan", "--teacher", "gemma-3-27b", "--student", "gemma-3-4b", "--examples", "50k")
@@ -273,6 +275,20 @@ def test_a_mistake_in_prices_is_named_by_line(row: str, says: str, own_prices: P
 
 def _served(usd_per_day: float) -> Served:
     return Served(instance=OFFERED[0], machines=1, usd_per_day=usd_per_day, usd_per_request=0.0, kwh_per_day=1.0)
+
+
+def test_break_even_can_be_drawn(tmp_path: Path) -> None:
+    ended = instil(*ASKED, "--plot", "pays.svg", "--json", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    drawn = ElementTree.parse(tmp_path / "pays.svg").getroot()
+    days = json.loads(ended.out)["break_even"]["days"]
+    told = drawn.find("{http://www.w3.org/2000/svg}desc")
+    assert told is not None and f"after {days:.1f} days" in (told.text or "")
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}circle")) == 1
+    never = BreakEven(cost=300, teacher=_served(20), student=_served(20), requests_per_day=1000)
+    assert "<circle" not in break_even_svg(never) and "has paid never" in break_even_svg(never)
+    with pytest.raises(ConfigError, match="nothing|no plan"):
+        break_even_svg(None)
 
 
 def test_break_even_is_cost_over_saving() -> None:

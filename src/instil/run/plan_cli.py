@@ -41,6 +41,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the job's files go.")] = Path("job"),
     run_recipe: Annotated[str, typer.Option(help="The recipe that the job runs.")] = "recipe.yaml",
     vault: Annotated[str | None, typer.Option(help="Key vault, or secret, that holds the hub's token.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the break-even into this SVG file.")] = None,
     measure: Annotated[
         Path | None, typer.Option(metavar="RECIPE", help="Time a few real steps of a recipe on this machine instead.")
     ] = None,
@@ -64,6 +65,11 @@ def plan(
 
     found = answer(asked)
     written = _write_job(found.choice, emit, out, run_recipe, vault) if emit else []
+    if plot is not None:
+        from instil.core import publish
+        from instil.run.plan_plot import break_even_svg
+
+        publish.write_text(plot, break_even_svg(found.paying))
     _show(found, as_json, written)
 
 
