@@ -112,7 +112,8 @@ def _foreseen(
     seconds = [after.elapsed_s - before.elapsed_s for before, after in pairwise(reports)][WARM - 1 :]
     tokens = [after.tokens - before.tokens for before, after in pairwise(reports)][WARM - 1 :]
     timed = work[WARM : WARM + len(seconds)]
-    rate = sum(timed) / sum(seconds)
+    # The median, because a machine that is busy with something else for a while is no slower machine.
+    rate = statistics.median(flops / second for flops, second in zip(timed, seconds, strict=True))
     step = statistics.fmean(work) / rate
     off = [flops / rate / second for flops, second in zip(timed, seconds, strict=True)]
     per_step = statistics.fmean(tokens)
