@@ -55,8 +55,9 @@ format: $(DEV) ## ruff: format and mend what can be mended
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
-docs: $(DEV) ## write docs/cli.md anew from --help
+docs: $(DEV) ## write docs/cli.md anew from --help, and the answers in docs/plan.md
 	@$(BIN)/python tools/build_cli_docs.py
+	@$(BIN)/python tools/build_plan_docs.py
 
 pins: $(DEV) ## write the versions installed in .venv to constraints.txt
 	@$(PIP) --progress-bar off -e ".[dev,bench]" $(OR_FAIL)

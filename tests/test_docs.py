@@ -19,14 +19,19 @@ from instil.run.stages.teach import shipped
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_command_line_page_says_what_help_says() -> None:
+@pytest.mark.parametrize("tool", ["build_cli_docs.py", "build_plan_docs.py"])
+def test_a_page_that_is_made_is_up_to_date(tool: str) -> None:
     made = subprocess.run(
-        [sys.executable, ROOT / "tools" / "build_cli_docs.py", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "tools" / tool, "--check"], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "recipes" / "methods").glob("*.yaml")]),
+    ids=lambda path: path.name,
+)
 def test_every_recipe_reads_and_stands_in_the_readme(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.name

@@ -12,6 +12,9 @@ from instil.run.cli import app
 PLACE = Path(__file__).parent.parent / "docs" / "cli.md"
 COMMANDS = (
     "",
+    "plan",
+    "plan prices",
+    "plan models",
     "init",
     "data",
     "teach",

@@ -12,6 +12,7 @@ from instil.core import console
 from instil.core.errors import ConfigError
 from instil.models.family import family_of
 from instil.models.layers import stack_of
+from instil.models.loading import to_accelerator
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
 from instil.run.card import student_card
@@ -20,7 +21,7 @@ from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
 from instil.run.stages.made_models import keep_model, load_made
-from instil.run.stages.reading import reading_of
+from instil.run.stages.reading import Reading, reading_of
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
 from instil.train.features import FeatureRowLoss, Features, pairs_of
@@ -86,14 +87,8 @@ def _distil(
     records = labels.records if labels else data.splits["train"]
     examples, cut = encode(recipe, loaded, records, "train")
     reading = reading_of(recipe, loaded, labels, examples)
-    held_out = held_out_examples(recipe, loaded, data, section.loop)
-    model = adapt(loaded.model, section.adapt, seed=recipe.seed)
-    module = RowLoss(model, family_of(model), _mix(section, labels), section.weigh)
-    if teacher is not None and section.features is not None:
-        if reading.linked:
-            raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
-        module = FeatureRowLoss(module, _features(section.features, student, model, teacher))
-    task = TextTask(module, reading.examples, held_out, reading.readers, section.loop.batch_tokens)
+    task = distil_task(recipe, section, student, loaded.model, labels, reading, teacher)
+    task.held_out = held_out_examples(recipe, loaded, data, section.loop)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
@@ -102,7 +97,22 @@ def _distil(
         result["left_out"] = list(reading.left_out)
     learned = {**result, "labels": labels is not None and labels.store is not None}
     card = student_card(recipe, student.manifest.result, loaded.kind, learned=learned)
-    return result | keep_model(merged(model), loaded.tokenizer, folder, card=card)
+    return result | keep_model(merged(task.module.model), loaded.tokenizer, folder, card=card)
+
+
+def distil_task(
+    recipe: Recipe, section: DistilConfig, student: Artifact, model: Any, labels: Labels | None, reading: Reading,
+    teacher: Teacher | None = None,
+) -> TextTask:  # fmt: skip
+    """What the loop trains: `model` with the weights that `section` adapts, on the examples of `reading`; `student` is
+    what it was built as."""
+    adapted = adapt(model, section.adapt, seed=recipe.seed)
+    module = RowLoss(adapted, family_of(adapted), _mix(section, labels), section.weigh)
+    if teacher is not None and section.features is not None:
+        if reading.linked:
+            raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
+        module = FeatureRowLoss(module, _features(section.features, student, adapted, teacher))
+    return TextTask(module, reading.examples, (), reading.readers, section.loop.batch_tokens)
 
 
 def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]:
@@ -119,7 +129,7 @@ def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]
 
 
 def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: Teacher) -> Features:
-    theirs = teacher.loaded.model.requires_grad_(False)
+    theirs = to_accelerator(teacher.loaded.model.requires_grad_(False))
     counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
     kept = student.manifest.result.get("depth", {}).get("decoder", {}).get("kept")
     pairs = pairs_of(*counts, kept) if section.layers == "auto" else section.layers

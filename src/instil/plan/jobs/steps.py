@@ -1,0 +1,111 @@
+"""What every kind of job does, as lines of bash."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from instil.plan.choice import Candidate
+from instil.plan.wish import Wish
+
+STORE = "labels-whole"
+"""Where the merged labels lie, beside the runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A plan on its way to a cluster. `copies` of the teacher label at once on each machine, `each` devices a copy."""
+
+    name: str
+    plan: Candidate
+    spot: bool
+    recipe: str
+    vault: str | None
+    copies: int
+    each: int
+
+    @property
+    def devices(self) -> int:
+        """Of one machine."""
+        return self.plan.instance.count
+
+    @property
+    def parts(self) -> int:
+        """Of the labels, over all machines."""
+        return self.copies * self.plan.machines
+
+
+def job_of(plan: Candidate, wish: Wish, *, recipe: str, vault: str | None) -> Job:
+    """The job of a plan."""
+    reading = [stage for stage in plan.stages if stage.name == "label"]
+    each = reading[0].layout.tensor if reading else plan.instance.count
+    name = re.sub(r"[^a-z0-9]+", "-", f"{wish.teacher}-teaches-{wish.student}".lower()).strip("-")
+    return Job(
+        name=name, plan=plan, spot=wish.spot, recipe=recipe, vault=vault, each=each,
+        copies=max(1, plan.instance.count // each),
+    )  # fmt: skip
+
+
+INSTALL = "python -m pip install --quiet instil"
+
+
+def label_lines(job: Job, rank: str = "0") -> list[str]:
+    """Each copy of the teacher labels its part on devices of its own; `rank` is the machine's number, in bash."""
+    if not any(stage.name == "label" for stage in job.plan.stages):
+        return []
+    return [
+        f"instil data {job.recipe}",
+        "pids=()",
+        f"for copy in $(seq 0 {job.copies - 1}); do",
+        f"  part=$(({rank} * {job.copies} + copy + 1))",
+        f"  devices=$(seq -s, $((copy * {job.each})) $(((copy + 1) * {job.each} - 1)))",
+        f'  CUDA_VISIBLE_DEVICES=$devices instil label {job.recipe} --part "$part/{job.parts}" &',
+        '  pids+=("$!")',
+        "done",
+        'for pid in "${pids[@]}"; do wait "$pid"; done',
+    ]
+
+
+def merge_lines(job: Job) -> list[str]:
+    """The parts become one store, once."""
+    if not any(stage.name == "label" for stage in job.plan.stages):
+        return []
+    return [f"[ -d {STORE} ] || instil labels merge {STORE} runs/*/label-part-*"]
+
+
+def learn_lines(job: Job, launch: str) -> list[str]:
+    """Training under `launch`, then evaluation by one process."""
+    chosen = _chosen(job)
+    return [f"{launch} instil distil {job.recipe}{chosen}", f"instil evaluate {job.recipe}{chosen}"]
+
+
+def _chosen(job: Job) -> str:
+    labels = f" --set labels.store={STORE}" if any(stage.name == "label" for stage in job.plan.stages) else ""
+    return labels + (" --set distil.adapt.kind=lora" if job.plan.way == "labels-lora" else "")
+
+
+def launcher(job: Job, *, rank: str = "0", head: str = "localhost") -> str:
+    """torchrun over all machines; `rank` and `head` are bash."""
+    if job.plan.devices == 1:
+        return "env"
+    several = f" --nnodes={job.plan.machines} --node-rank={rank} --master-addr={head} --master-port=29500"
+    return f"torchrun --no-python --nproc-per-node={job.devices}" + (
+        several if job.plan.machines > 1 else " --standalone"
+    )
+
+
+def vault_lines(job: Job) -> list[str]:
+    """The hub's token from a vault, by the machine's own identity; nothing where none is needed."""
+    if not job.vault:
+        return []
+    if job.plan.instance.cloud == "azure":
+        read = (
+            "from azure.identity import ManagedIdentityCredential as Identity; "
+            "from azure.keyvault.secrets import SecretClient as Vault; "
+            f"print(Vault('https://{job.vault}.vault.azure.net', Identity()).get_secret('hf-token').value)"
+        )
+        return [
+            "python -m pip install --quiet azure-identity azure-keyvault-secrets",
+            f'HF_TOKEN="$(python -c "{read}")" && export HF_TOKEN',
+        ]
+    return [f'HF_TOKEN="$(gcloud secrets versions access latest --secret={job.vault})" && export HF_TOKEN']
