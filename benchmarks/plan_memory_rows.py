@@ -7,13 +7,11 @@ too small without.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 
-from benchmarks.plan_rows import Row, Skipped
-from instil.core.errors import ConfigError
-from instil.plan.hardware import Accelerator, named_like
+from benchmarks.plan_rows import Row, Skipped, device_of, number
+from instil.plan.hardware import Accelerator
 from instil.plan.layout import Layout
 from instil.plan.memory import Coefficients, Method, Optimizer, Precision, Training, capacity, peak_memory
 from instil.plan.models import known_models
@@ -61,9 +59,9 @@ class Peak:
 
 def peak_of(row: Row) -> Peak:
     """What a row tells of. Raises `Skipped` where it tells too little."""
-    device = _device(row["hardware"])
-    size = _number(row, "params_b")
-    if math.isnan(size):
+    device = device_of("RTX4090-24GB" if "24GB-class" in row["hardware"] else row["hardware"])
+    size = number(row, "params_b")
+    if not size > 0:
         raise Skipped("parameters not told")
     notes, optimizer = row["notes"], row["optimizer"].lower()
     method = _method(row["method"])
@@ -78,7 +76,7 @@ def peak_of(row: Row) -> Peak:
     )  # fmt: skip
     return Peak(
         source=row["source"].split("@")[0], hardware=row["hardware"], run=run, device=device,
-        paged="paged" in optimizer, untold=not told, measured=_measured(row["peak_mem_gb"]),
+        paged="paged" in optimizer, untold=not told, measured=_measured(row),
     )  # fmt: skip
 
 
@@ -98,22 +96,13 @@ PAGED = 0.85
 UNTOLD_LENGTH = 256.0
 
 
-def _number(row: Row, name: str) -> float:
-    try:
-        return float(row.get(name) or "nan")
-    except ValueError:
-        return math.nan
-
-
-def _device(name: str) -> Accelerator:
-    try:
-        return named_like("RTX4090-24GB" if "24GB-class" in name else name)
-    except ConfigError:
-        raise Skipped(f"no data sheet of {name}") from None
-
-
-def _measured(text: str) -> float | None:
-    return None if "OOM" in text else float(text) * 1e9
+def _measured(row: Row) -> float | None:
+    peak = number(row, "peak_mem_gb")
+    if "OOM" in row["peak_mem_gb"]:
+        return None
+    if not peak > 0:
+        raise Skipped("peak not told")
+    return peak * 1e9
 
 
 def _shape(size: float) -> Shape:
@@ -151,15 +140,16 @@ ABLATION = ("baseline", "packed", "compile", "chunked CE", "activation checkpoin
 def _after(notes: str, what: str) -> bool:
     """Whether a cumulative ablation has come to `what`."""
     found = re.search(r"cumulative ablation: \+?([^;]+);", notes)
-    return bool(found) and found is not None and ABLATION.index(found[1].strip()) >= ABLATION.index(what)
+    step = found[1].strip() if found else ""
+    return step in ABLATION and ABLATION.index(step) >= ABLATION.index(what)
 
 
 def _tokens(row: Row) -> float:
-    length, many = _number(row, "seq_len"), _number(row, "micro_batch")
-    length = UNTOLD_LENGTH if math.isnan(length) else length
+    length, many = number(row, "seq_len"), number(row, "micro_batch")
+    length = length if length > 0 else UNTOLD_LENGTH
     if "baseline" in row["notes"]:
         length *= 0.1  # padded to the longest, and short
-    return length * (1.0 if math.isnan(many) else many)
+    return length * (many if many > 0 else 1.0)
 
 
 def _trainable(row: Row, size: float) -> float | None:

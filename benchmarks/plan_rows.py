@@ -28,7 +28,8 @@ FIRST_KERNELS = 2.0
 USUAL_TOKENS = 8192
 """Tokens of a micro-batch where none is told."""
 NEEDED = ("source", "hardware", "n_accelerators", "params_b", "seq_len", "precision", "tokens_per_s_per_device")
-DENSE_16 = ("bf16", "fp16", "amp_bf16", "amp_fp16", "fp16/bf16", "float16", "bfloat16")
+SIXTEEN = re.compile(r"bf16|fp16|bfloat16|float16")
+FEWER = re.compile(r"fp8|fp4|nf4|int\d|mxfp|gptq")
 GENERAL = ("lora", "qlora", "lora+emb", "peft-other")
 GENERAL_SOURCES = ("qwenlm", "huggingface", "axolotl", "trl", "unsloth", "llama-factory", "peft")
 
@@ -79,7 +80,8 @@ def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
 
 def outside(row: Row) -> str:
     """Why a row is not of the kind that the model is calibrated on: dense, in bf16 or fp16. Empty where it is."""
-    if row["precision"].strip().lower() not in DENSE_16:
+    precision = row["precision"].lower()
+    if not SIXTEEN.search(precision) or FEWER.search(precision):
         return f"precision {row['precision']}: calibrated on bf16 and fp16"
     if row.get("active_params_b") or re.search(r"\bEP\d", row.get("parallelism", "")):
         return "mixture of experts: calibrated on dense models"
@@ -96,20 +98,20 @@ def run_of(row: Row) -> Run:
     flag = row.get("quality_flag", "")
     if any(word in flag for word in DOUBTFUL):
         raise Skipped(f"flagged: {flag}")
-    parameters = _number(row, "params_b") * 1e9
+    parameters = number(row, "params_b") * 1e9
     if not parameters > 0:
         raise Skipped("parameters not told")
-    device = _device(row["hardware"])
+    device = device_of(row["hardware"])
     if "TCPX" in row.get("parallelism", ""):
         device = replace(device, network=12.5e9)  # four adapters of 200 Gbit/s a node
-    length = _number(row, "seq_len")
-    length = 2048.0 if math.isnan(length) else length
+    length = number(row, "seq_len")
+    length = length if length > 0 else 2048.0
     layers, width = _depth_and_width(row, parameters)
     layout = _layout(row, device, parameters)
     batch = _batch(row, length, layout)
     attention = 2 * layers * width * batch.length * (FIRST_KERNELS if "MPT arch" in row.get("notes", "") else 1)
     load = Load(
-        products=2 * (_number(row, "active_params_b") * 1e9 if row.get("active_params_b") else parameters),
+        products=2 * (number(row, "active_params_b") * 1e9 if row.get("active_params_b") else parameters),
         attention=attention, parameters=parameters, trainable=_trainable(row, parameters), layers=layers, width=width,
         backward=1.0 if row.get("method", "") in GENERAL else 2.0,
         scores=_scores(row, length, width),
@@ -127,14 +129,20 @@ def _scores(row: Row, length: float, width: int) -> float:
     return length * width / 96 if unfused else 0.0
 
 
-def _number(row: Row, name: str) -> float:
+def number(row: Row, name: str) -> float:
+    """A cell as a number; not a number where it is empty or words."""
     try:
         return float(row.get(name) or "nan")
     except ValueError:
         return math.nan
 
 
-def _device(name: str) -> Accelerator:
+def _devices(row: Row) -> int:
+    told = number(row, "n_accelerators")
+    return int(told) if told >= 1 else 1
+
+
+def device_of(name: str) -> Accelerator:
     """The accelerator of that name, or the one whose name begins most alike: "H100-SXM5-80GB-500W" is an H100-SXM."""
     try:
         return named_like("A100-SXM-80GB" if name == "A100" else name)
@@ -153,7 +161,7 @@ def _alike(one: str, other: str) -> int:
 
 
 def _depth_and_width(row: Row, parameters: float) -> tuple[int, int]:
-    layers, width = _number(row, "n_layers"), _number(row, "d_model")
+    layers, width = number(row, "n_layers"), number(row, "d_model")
     if layers > 0 and width > 0:
         return int(layers), int(width)
     guess = (parameters * 128 / 12) ** (1 / 3)
@@ -181,13 +189,13 @@ def _again(row: Row, device: Accelerator, parameters: float) -> float:
     told = str(row.get("activation_checkpointing", "")).lower()
     if told:
         return 1.0 if told.startswith("true") or "full" in told else 0.2 if "remat" in told else 0.0
-    held = (2 if row.get("method", "") in GENERAL else 16) * parameters / (_number(row, "n_accelerators") or 1)
+    held = (2 if row.get("method", "") in GENERAL else 16) * parameters / _devices(row)
     return 1.0 if held > 0.4 * device.memory else 0.0
 
 
 def _layout(row: Row, device: Accelerator, parameters: float) -> Layout:
     text = row.get("parallelism", "")
-    devices = int(_number(row, "n_accelerators") or 1)
+    devices = _devices(row)
     return Layout(
         devices=devices, tensor=_axis(text, "TP"), pipeline=_axis(text, "PP"), context=_axis(text, "CP"),
         interleave=_axis(text, "VP"), sharding=_sharding(text, device), group=_group(text, devices, device),
@@ -216,22 +224,22 @@ def _batch(row: Row, length: float, layout: Layout) -> Batch:
     """Sequences in a micro-batch, and micro-batches in a step where the global batch is told."""
     if "well below" in row.get("notes", "") or "cap" in row.get("notes", "").lower().split():
         length *= CAP_SHARE
-    sequences = _number(row, "micro_batch")
-    sequences = max(1.0, USUAL_TOKENS / length) if math.isnan(sequences) else sequences
-    whole = _number(row, "global_batch_tokens")
+    sequences = number(row, "micro_batch")
+    sequences = sequences if sequences > 0 else max(1.0, USUAL_TOKENS / length)
+    whole = number(row, "global_batch_tokens")
     many = whole / (length * sequences * layout.replicas) if whole > 0 else 8.0 if layout.pipeline > 1 else 1.0
     return Batch(length=length, sequences=sequences, micro_batches=max(1.0, many))
 
 
 def _measured(row: Row, load: Load, device: Accelerator, length: float) -> float:
-    told = _number(row, "tokens_per_s_per_device")
+    told = number(row, "tokens_per_s_per_device")
     if told > 0:
         return told
-    seconds, whole = _number(row, "step_time_s"), _number(row, "global_batch_tokens")
+    seconds, whole = number(row, "step_time_s"), number(row, "global_batch_tokens")
     if seconds > 0 and whole > 0:
-        return whole / seconds / _number(row, "n_accelerators")
-    rate = _number(row, "model_tflops_per_s_per_device") * 1e12
-    rate = rate if rate > 0 else _number(row, "mfu") * device.peak
+        return whole / seconds / _devices(row)
+    rate = number(row, "model_tflops_per_s_per_device") * 1e12
+    rate = rate if rate > 0 else number(row, "mfu") * device.peak
     if not rate > 0:
         raise Skipped("neither tokens a second, nor a step's time, nor utilisation told")
     return rate / (3 * load.products + 12 * load.layers * load.width * length)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import plan, plan_memory, plan_serving
+from benchmarks import plan, plan_memory, plan_rows, plan_serving
 from benchmarks.plan_rows import Skipped, read_table
 from hypothesis import given
 from hypothesis import strategies as st
@@ -197,3 +197,22 @@ def test_a_table_that_is_none_is_refused(text: str | None, says: str, tmp_path: 
         path.write_text(text)
     with pytest.raises(DataError, match=says):
         plan.read(path)
+
+
+def test_rows_that_tell_little_are_skipped_with_the_reason_and_never_break(tmp_path: Path) -> None:
+    columns = (*plan_rows.NEEDED, "parallelism", "micro_batch", "notes")
+    rows = [
+        ("a", "H100-SXM5-80GB-500W", "n/a", "8.03", "", "bf16", "9000", "FSDP", "0", ""),
+        ("a", "unheard-of", "8", "8.03", "4096", "bf16", "9000", "", "", ""),
+        ("a", "A100-SXM-80GB", "8", "", "4096", "bf16", "9000", "", "", ""),
+        ("a", "A100-SXM-80GB", "8", "7", "4096", "bf16", "", "", "", ""),
+        ("a", "A100-SXM-80GB", "8", "7", "4096", "fp8", "9000", "", "", ""),
+        ("a", "A100-SXM-80GB", "8", "7", "4096", "bf16", "9000", "EP8", "", ""),
+    ]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(",".join(row) for row in [columns, *rows]) + "\n")
+    found = plan.report(path, None, None)
+    assert found["n"] == 1 and list(found["by_hardware"]) == ["H100-SXM5-80GB-500W"]
+    assert sum(found["skipped"].values()) == 5
+    assert {"no data sheet of unheard-of", "parameters not told"} <= set(found["skipped"])
+    assert found["skipped_dense_16"] == 3
