@@ -36,7 +36,7 @@ from instil.models.students.vocabulary.link import Link, link
 from instil.models.students.vocabulary.rewrite import by_word, pieces_of
 from instil.models.students.vocabulary.trim import VocabularyReport, trim
 from instil.objectives.fused import Mix, SparseLabels, row_loss
-from instil.run.recipe import StudentConfig
+from instil.run.sections.student import StudentConfig
 from project import finished, project
 from small import BUILDERS, small_model, small_tokenizer, texts
 

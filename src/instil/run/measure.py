@@ -24,7 +24,7 @@ from instil.plan.configs import shape_of_config
 from instil.plan.shape import Shape
 from instil.plan.work import backward_flops, forward_flops
 from instil.run.pipeline import Pipeline
-from instil.run.recipe import DistilConfig
+from instil.run.sections.distil import DistilConfig
 from instil.run.stages.distil import distil_task
 from instil.run.stages.label import Labels
 from instil.run.stages.made_models import load_made

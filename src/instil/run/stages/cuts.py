@@ -16,7 +16,7 @@ from instil.models.students.plan import Widths
 from instil.models.students.refit import Mended, mend_cuts
 from instil.models.students.sizes import changes
 from instil.models.students.width import WidthReport, cut_width
-from instil.run.recipe import StudentConfig
+from instil.run.sections.student import StudentConfig
 from instil.run.stages.teach import Teacher
 
 

@@ -16,7 +16,8 @@ from instil.models.loading import to_accelerator
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
 from instil.run.card import student_card
-from instil.run.recipe import DistilConfig, FeaturesConfig, Recipe
+from instil.run.recipe import Recipe
+from instil.run.sections.distil import DistilConfig, FeaturesConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels

@@ -14,7 +14,8 @@ from instil.models.loading import LoadedModel, Located, load_model, locate
 from instil.models.students.new_tokenizer import train_tokenizer
 from instil.models.students.scratch import from_scratch
 from instil.run.card import student_card
-from instil.run.recipe import Recipe, ScratchConfig, StudentConfig
+from instil.run.recipe import Recipe
+from instil.run.sections.student import ScratchConfig, StudentConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.cuts import cut_depth, cut_widths, kept_layers
 from instil.run.stages.data import Data

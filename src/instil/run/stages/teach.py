@@ -25,7 +25,8 @@ from instil.models.loading import LoadedModel, Reader, load_model, load_reader, 
 from instil.models.served import Endpoint, ServedGenerator
 from instil.models.students.influence import block_influence, most_influential
 from instil.objectives.fused import Mix
-from instil.run.recipe import LayerDropConfig, Recipe, TeachConfig
+from instil.run.recipe import Recipe
+from instil.run.sections.teacher import LayerDropConfig, TeachConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import keep_adapter, keep_model, load_made

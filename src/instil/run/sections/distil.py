@@ -1,0 +1,82 @@
+"""Section `distil`: how the student learns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt
+
+from instil.core.config import Config
+from instil.objectives.config import Divergence, FeatureLoss, Weighing
+from instil.objectives.schedules import Schedule
+from instil.train.adaptation import Adaptation
+from instil.train.config import LoopConfig
+
+
+def _share(schedule: Schedule) -> Schedule:
+    if not all(0 <= end <= 1 for end in (schedule.start, schedule.end)):
+        raise ValueError("a share lies between 0 and 1")
+    return schedule
+
+
+def _weight(schedule: Schedule) -> Schedule:
+    if min(schedule.start, schedule.end) < 0:
+        raise ValueError("a weight is 0 or more")
+    return schedule
+
+
+def _inner_share(schedule: Schedule) -> Schedule:
+    if not all(0 < end < 1 for end in (schedule.start, schedule.end)):
+        raise ValueError("it lies between 0 and 1, neither included")
+    return schedule
+
+
+def _temperature(schedule: Schedule) -> Schedule:
+    if schedule.values is None or min(schedule.values) <= 0:
+        raise ValueError("give a number above 0, or a schedule of shape: steps between such")
+    return schedule
+
+
+class FeaturesConfig(Config):
+    """Draw hidden states at the rows to those of the teacher, which is then in memory: the mean over pairs of layers
+    of the relative squared error (`mse`) or of 1 - cosine, times `weight`. `layers`: pairs of numbers, the student's
+    and the teacher's; `auto` pairs each with what follows it in the teacher (train/features.py)."""
+
+    weight: Annotated[Schedule, AfterValidator(_weight)] = Schedule.constant(1.0)
+    kind: FeatureLoss = "mse"
+    layers: Literal["auto"] | tuple[tuple[NonNegativeInt, NonNegativeInt], ...] = "auto"
+
+
+class DistilConfig(Config):
+    """How the student learns: `alpha` x T^2 x divergence from the labels + (1 - alpha) x cross-entropy on the targets.
+    `alpha`, the `temperature` T and `beta` are numbers, or schedules over the budget (objectives/schedules.py); of a
+    temperature, one in steps, all recorded.
+
+    `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
+    and the rest, with its `beta` (objectives/divergences.py).
+    `features`: match hidden states too. `weigh`: rows count by the probability of the teacher's first choice
+    (`sure`), or by what is left of it (`unsure`).
+    `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
+    for the same budget, for the comparison.
+    """
+
+    alpha: Annotated[Schedule, AfterValidator(_share)] = Schedule.constant(0.7)
+    temperature: Annotated[Schedule, AfterValidator(_temperature)] = Schedule.constant(1.0)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    divergence: Divergence = "forward_kl"
+    beta: Annotated[Schedule, AfterValidator(_inner_share)] = Schedule.constant(0.5)
+    weigh: Weighing = "even"
+    features: FeaturesConfig | None = None
+    adapt: Adaptation = Adaptation()
+    without_teacher: bool = True
+    loop: LoopConfig
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether the teacher's distributions count at all."""
+        return max(self.alpha.start, self.alpha.end) > 0
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """All at which labels are read."""
+        return tuple(dict.fromkeys(self.temperature.values or ()))

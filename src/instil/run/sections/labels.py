@@ -1,0 +1,63 @@
+"""Section `labels`: what is recorded of the teacher, and for which targets."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from instil.core.config import Config
+from instil.labels.config import Detail
+
+
+class OtherLabelsConfig(Config):
+    """Labels of a further teacher for the same prompts and targets: its store, and its share of the mixture."""
+
+    store: str
+    weight: float = Field(gt=0, lt=1)
+
+
+class LabelsConfig(Config):
+    """What is recorded of the teacher for the first `records` of the train split (all when not given), at each of
+    `temperatures`. `detail`: how finely each row is drawn, in a dozen, two dozen or five dozen bytes; `head`: instead
+    of that, the so many most probable ids and the mass of the rest. `targets`: rows of the gold targets, or of the
+    teacher's own outputs by search over `beams` (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947).
+    With `sample`, `candidates` outputs a source are drawn at that temperature instead; of a search, the best ones.
+    `completions`: a file of outputs for targets, of a teacher that is far away (labels/completions.py). With
+    `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME` for one that instil
+    ships. `others`: stores of further teachers, mixed in. A served teacher tells its first `head` ids, 20 when not
+    given."""
+
+    detail: Detail = "default"
+    head: PositiveInt | None = None
+    temperatures: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
+    records: PositiveInt | None = None
+    targets: Literal["gold", "teacher"] = "gold"
+    beams: PositiveInt = 1
+    candidates: PositiveInt = 1
+    sample: PositiveFloat | None = None
+    completions: str | None = None
+    batch_tokens: PositiveInt = 4096
+    store: str | None = None
+    others: tuple[OtherLabelsConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _weights_leave_something(self) -> Self:
+        if (taken := sum(other.weight for other in self.others)) >= 1:
+            raise ValueError(
+                f"the weights of others add up to {taken:g}, so nothing is left for the teacher; lower them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_exist(self) -> Self:
+        if self.sample and self.beams > 1:
+            raise ValueError("sample and beams are two ways to choose outputs; keep one")
+        if not self.sample and self.candidates > self.beams:
+            raise ValueError(
+                f"candidates is {self.candidates} but a search over {self.beams} beams ends with no more than that;"
+                " raise beams, or set sample: 1.0 to draw them"
+            )
+        if self.targets == "gold" and (self.candidates > 1 or self.sample):
+            raise ValueError("candidates and sample are about the teacher's outputs; set targets: teacher")
+        return self
