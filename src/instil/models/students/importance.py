@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import Family
-from instil.models.probe import evaluating
 from instil.models.students.anatomy import Anatomy
+from instil.models.students.watching import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,7 @@ def measure_importance(
     for name, module in model.named_modules():
         if hook := _hook(name, module, anatomy, found, head_size):
             handles.append(module.register_forward_hook(hook))
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            for example in examples:
-                family.rows(model, family.collate([example]).to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch(model, family, examples, handles)
     return found
 
 

@@ -16,7 +16,7 @@ from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.models.layers import Side, stack_of
-from instil.models.probe import evaluating
+from instil.models.students.watching import watch
 
 
 def most_influential(influence: Sequence[float], keep: int) -> tuple[int, ...]:
@@ -41,7 +41,6 @@ def block_influence(
         raise ModelError("block influence needs at least one example; give student.calibration 1 or more")
     layers = stack_of(model, side).layers
     sums = torch.zeros(len(layers), dtype=torch.float64)
-    tokens = 0
     inputs: dict[int, Tensor] = {}
 
     def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -58,15 +57,7 @@ def block_influence(
 
     handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     handles += [layer.register_forward_hook(after(number)) for number, layer in enumerate(layers)]
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            for example in examples:
-                batch = family.collate([example])
-                family.rows(model, batch.to(device))
-                key = "decoder_input_ids" if side == "decoder" and "decoder_input_ids" in batch.inputs else "input_ids"
-                tokens += batch.inputs[key].numel()
-    finally:
-        for handle in handles:
-            handle.remove()
+    batches = watch(model, family, examples, handles)
+    decoded = side == "decoder" and "decoder_input_ids" in batches[0].inputs
+    tokens = sum(batch.inputs["decoder_input_ids" if decoded else "input_ids"].numel() for batch in batches)
     return tuple((sums / tokens).tolist())

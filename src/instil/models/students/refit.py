@@ -13,7 +13,6 @@ Shapes: T tokens of all examples, D width, F feed-forward width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.models.layers import Side, stack_of
 from instil.models.probe import evaluating
+from instil.models.students.watching import FarEnough, watch
 
 _DOWN_NAMES = ("mlp.down_proj", "mlp.fc_out", "mlp.c_proj", "DenseReluDense.wo")
 _NORMS_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
@@ -91,18 +91,6 @@ def _down_projection(layer: nn.Module) -> nn.Linear | None:
     return None
 
 
-class _FarEnough(Exception):
-    """Ends a forward pass behind the last layer that is asked for."""
-
-
-def _run(model: nn.Module, family: Family, examples: Sequence[Encoded]) -> None:
-    device = next(model.parameters()).device
-    with evaluating(model):
-        for example in examples:
-            with suppress(_FarEnough):
-                family.rows(model, family.collate([example]).to(device))
-
-
 def _hidden(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
@@ -118,16 +106,12 @@ def _outputs(
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             parts[number].append(_hidden(output).flatten(0, -2).clone())
             if number == max(parts):
-                raise _FarEnough
+                raise FarEnough
 
         return hook
 
     handles = [layers[number].register_forward_hook(keep(number)) for number in parts]
-    try:
-        _run(model, family, examples)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch(model, family, examples, handles)
     return {number: torch.cat(tensors) for number, tensors in parts.items()}
 
 
@@ -149,11 +133,7 @@ def _calls(
         return hook
 
     handles = [layer.register_forward_pre_hook(keep(number), with_kwargs=True) for number, layer in enumerate(layers)]
-    try:
-        _run(model, family, examples)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch(model, family, examples, handles)
     return passes, hidden
 
 

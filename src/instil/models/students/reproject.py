@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from instil.data.tokens import Encoded
 from instil.models.family import Family
-from instil.models.probe import evaluating
+from instil.models.students.watching import watch
 
 _RIDGE = 0.1
 """Pull towards the old weights, relative to the mean square of a kept input. From 0.02 to 0.5 little changes."""
@@ -89,13 +89,7 @@ def _grams(
         model.get_submodule(name).register_forward_pre_hook(adds(name, index.to(device)))
         for name, index in kept.items()
     ]
-    try:
-        with evaluating(model):
-            for example in examples:
-                family.rows(model, family.collate([example]).to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch(model, family, examples, handles)
     return sums
 
 
