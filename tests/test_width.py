@@ -14,6 +14,7 @@ from torch import Tensor
 import tiny
 from instil.core.errors import ModelError
 from instil.models.family import family_of
+from instil.models.students import reproject
 from instil.models.students.anatomy import ANATOMIES, anatomy_of
 from instil.models.students.importance import measure_importance
 from instil.models.students.plan import Widths
@@ -26,8 +27,8 @@ SHARED = ("bart", "marian", "pegasus", "gpt2", "gptj")
 """Heads share the hidden size."""
 
 
-def cut(teacher: Any, **widths: int) -> Any:
-    return cut_width(teacher, Widths(**widths), family_of(teacher, pad_id=tiny.PAD), EXAMPLES)[0]
+def cut(teacher: Any, *, mend: bool = True, **widths: int) -> Any:
+    return cut_width(teacher, Widths(**widths), family_of(teacher, pad_id=tiny.PAD), EXAMPLES, mend=mend)[0]
 
 
 def plan_of(name: str, kind: str) -> dict[str, int]:
@@ -146,7 +147,7 @@ def test_key_value_groups_go_whole_or_lose_heads_each(name: str) -> None:
         for layer in teacher.model.layers:
             layer.self_attn.o_proj.weight[:, 16:24] = 0
             layer.self_attn.o_proj.weight[:, 0:8] *= 1e-3
-    thinned = cut(teacher, heads=2, key_value_heads=2)
+    thinned = cut(teacher, heads=2, key_value_heads=2, mend=False)
     assert sizes_of(thinned.config, anatomy_of(teacher)).key_value_heads == 2
     for layer, original in zip(thinned.model.layers, teacher.model.layers, strict=True):
         kept = original.self_attn.o_proj.weight[:, [*range(8, 16), *range(24, 32)]]
@@ -156,6 +157,46 @@ def test_key_value_groups_go_whole_or_lose_heads_each(name: str) -> None:
     assert sizes_of(halved.config, anatomy_of(teacher)).heads == 2
 
 
+def twin(teacher: Any) -> None:
+    """Makes every second feed-forward unit read what the one before it reads, and speak more softly."""
+    anatomy = anatomy_of(teacher)
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            axes = anatomy.axes_of(name)
+            for axis, words in enumerate(axes):
+                if len(axes) == 2 and axis == (0 if anatomy.transposed else 1) and words == "units":
+                    parameter.index_copy_(axis, ODD, 0.03 * parameter.index_select(axis, ODD))
+                elif "units" in words:
+                    for part in parameter.chunk(words.count("+") + 1, axis):
+                        part.index_copy_(axis, ODD, part.index_select(axis, ODD - 1))
+
+
+ODD = torch.arange(1, 48, 2)
+
+
+@pytest.mark.parametrize("name", ["t5", "t5_gated", "bart", "llama", "gemma3", "phi3", "gpt2", "gptj"])
+def test_what_is_left_takes_over_from_what_went(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units have twins, so that half of them can go without loss; a layer at a time gives the same."""
+    monkeypatch.setattr(reproject, "_RIDGE", 1e-6)
+    teacher = tiny.tiny_model(name)
+    if sizes_of(teacher.config, anatomy_of(teacher)).feed_forward > 48:
+        teacher.config.n_inner = 48
+        teacher = tiny.scatter(type(teacher)(teacher.config)).eval()
+    twin(teacher)
+    plain, mended = cut(teacher, feed_forward=24, mend=False), cut(teacher, feed_forward=24)
+    apart = [float((logits(student) - logits(teacher)).abs().max()) for student in (plain, mended)]
+    assert apart[1] <= 0.05 * apart[0]
+    monkeypatch.setattr(reproject, "_NUMBERS_TOGETHER", 1)
+    assert (logits(cut(teacher, feed_forward=24)) - logits(mended)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["t5", "llama", "phi3", "gemma2", "qwen2"])
+def test_mending_heads_brings_the_student_closer(name: str) -> None:
+    teacher = tiny.tiny_model(name)
+    apart = [(logits(cut(teacher, heads=2, mend=mend)) - logits(teacher)).square().mean() for mend in (False, True)]
+    assert apart[1] < apart[0]
+
+
 def test_t5_keeps_the_same_heads_in_all_layers_of_a_stack() -> None:
     """They share one position bias; cross-attention has none and is free."""
     teacher = tiny.tiny_model("t5")
@@ -163,7 +204,7 @@ def test_t5_keeps_the_same_heads_in_all_layers_of_a_stack() -> None:
         for layer, dead in ((0, slice(0, 8)), (1, slice(8, 16))):
             teacher.encoder.block[layer].layer[0].SelfAttention.o.weight[:, dead] = 0
             teacher.decoder.block[layer].layer[1].EncDecAttention.o.weight[:, dead] = 0
-    student = cut(teacher, heads=3)
+    student = cut(teacher, heads=3, mend=False)
 
     def kept(module: Any, original: Any) -> list[int]:
         pairs = [(new, old) for new in range(3) for old in range(4)]

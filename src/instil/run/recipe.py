@@ -98,9 +98,9 @@ class StudentConfig(Config):
 
     `layers` counts decoder layers, `encoder_layers` those of an encoder. `choice`: by block influence over
     `calibration` training examples, evenly spaced, greedily (one at a time, by the loss on those examples), the decoder
-    layers listed in `keep`, or those that `teach.layer_drop` taught to do without the others. `mend`: refit the
-    projections from the first cut on in closed form on those examples; leave it out for layers that were taught.
-    `width`: sizes across the layers.
+    layers listed in `keep`, or those that `teach.layer_drop` taught to do without the others. `width`: sizes across the
+    layers. `mend`: refit in closed form, on those examples, the projections from the first dropped layer on, and those
+    that units or heads were cut from; leave it out for layers that were taught.
     """
 
     model: str | None = None

@@ -33,6 +33,7 @@ from instil.models.students.anatomy import NEVER_CUT, Anatomy, anatomy_of
 from instil.models.students.build import changed_config, new_model
 from instil.models.students.importance import Importance, measure_importance
 from instil.models.students.plan import Widths
+from instil.models.students.reproject import refit_projections
 from instil.models.students.sizes import Sizes, planned, sizes_of
 
 
@@ -49,10 +50,11 @@ class WidthReport:
 
 
 def cut_width(
-    model: nn.Module, plan: Widths, family: Family, examples: Sequence[Encoded]
+    model: nn.Module, plan: Widths, family: Family, examples: Sequence[Encoded], *, mend: bool = True
 ) -> tuple[nn.Module, WidthReport]:
     """A new model of the same class with the sizes that `plan` gives; `model` is untouched.
 
+    `mend`: let the units and heads that are left take over from those that went, in closed form (reproject.py).
     Raises `ModelError` for an architecture that is not in the table, and for sizes that do not fit it.
     """
     inner = unwrap(model)
@@ -65,7 +67,11 @@ def cut_width(
     student = new_model(inner, config)
     computed = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
     skipped = computed if anatomy.sinusoidal else set()
-    weights = {name: kept.gather(name, tensor) for name, tensor in inner.state_dict().items() if name not in skipped}
+    whole = inner.state_dict()
+    if mend:
+        left = kept.projections(inner)
+        whole |= refit_projections(inner, family, examples, left, transposed=anatomy.transposed)
+    weights = {name: kept.gather(name, tensor) for name, tensor in whole.items() if name not in skipped}
     missing, unexpected = student.load_state_dict(weights, strict=False)
     assert set(missing) == skipped and not unexpected
     if before.hidden != after.hidden:
@@ -94,6 +100,19 @@ class _Kept:
                 kept = [self._index(word, place).to(tensor.device) for word in each]
                 tensor = torch.cat([part.index_select(axis, k) for part, k in zip(parts, kept, strict=True)], axis)
         return tensor
+
+    def projections(self, model: nn.Module) -> dict[str, Tensor]:
+        """The inputs left, by module, of each projection into the residual stream that lost some."""
+        found = {}
+        for name, parameter in model.named_parameters():
+            module = name.rpartition(".")[0]
+            axis = 0 if self.anatomy.transposed else -1
+            words = self.anatomy.axes_of(name)
+            if len(words) == 2 and words[axis] in ("units", "query"):
+                index = self._index(words[axis], module.rpartition(".")[0])
+                if len(index) < parameter.shape[axis]:
+                    found[module] = index
+        return found
 
     def _length(self, word: str, share: int) -> int:
         heads = {"query": self.teacher.heads, "keys": self.teacher.key_value_heads}

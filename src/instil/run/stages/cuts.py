@@ -45,9 +45,9 @@ def cut_depth(section: StudentConfig, model: Any, examples: Sequence[Encoded]) -
     return model, reports
 
 
-def cut_widths(widths: Widths, model: Any, examples: Sequence[Encoded]) -> tuple[Any, WidthReport]:
+def cut_widths(widths: Widths, model: Any, examples: Sequence[Encoded], *, mend: bool) -> tuple[Any, WidthReport]:
     """`model` with the `widths`, and what of its importance that keeps."""
-    student, report = cut_width(model, widths, family_of(model), examples)
+    student, report = cut_width(model, widths, family_of(model), examples, mend=mend)
     console.say(
         f"  {changes(asdict(report.teacher), asdict(report.student)) or 'all widths stay'}; of the importance stay"
         f" {report.kept_hidden:.0%} of the hidden channels', {report.kept_units:.0%} of the units' and"

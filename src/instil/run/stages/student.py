@@ -112,6 +112,6 @@ def _cut(recipe: Recipe, section: StudentConfig, data: Data, teacher: LoadedMode
     model, depth = cut_depth(section, teacher.model.cpu(), examples)
     made: dict[str, Any] = {"depth": depth}
     if section.width is not None:
-        model, report = cut_widths(section.width.widths(), model, examples)
+        model, report = cut_widths(section.width.widths(), model, examples, mend=section.mend)
         made["width"] = asdict(report)
     return model, made
