@@ -103,7 +103,8 @@ def _from_scratch(
         teacher.model, {side: count for side, count in layers.items() if count}, section.widths(), seed=seed,
         tokenizers=both,
     )  # fmt: skip
-    console.say(f"  random weights, {report.layers} layers, {report.sizes}")
+    each = ", ".join(f"{count} {side} layers" for side, count in report.layers.items())
+    console.say(f"  random weights; {each}, {report.sizes}")
     return student, tokenizer, {"scratch": asdict(report) | {"tokens": len(tokenizer) if both else None}}
 
 
