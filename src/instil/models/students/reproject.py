@@ -6,8 +6,8 @@ examples, K those kept and G = X'X, the change of the projection's weight that a
 
     (G_KK + ridge)^-1 G_K,rest W_rest
 
-so that only G is needed, whatever the number of tokens. Measured on SmolLM2 135M (48 examples, divergence from the
-teacher in nats a token): half of the feed-forward units 0.80 -> 0.47, six of nine heads 0.92 -> 0.48.
+so that only G is needed, whatever the number of tokens. Measured on SmolLM2 135M (48 examples; divergence from the
+teacher in nats a token, on 12 others): without half of the feed-forward units 0.87, with this 0.54.
 
 Shapes: T tokens, F inputs, K kept inputs, D outputs.
 """
