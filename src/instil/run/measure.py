@@ -2,7 +2,7 @@
 
 The student, its labels and the loop are those of the recipe. Batches differ in length, so a step's seconds are laid
 against its FLOPs, counted by `instil.plan`; the line through the measured steps then gives any other step. Memory is
-the process's peak while the longest examples are trained on.
+the process's peak, in these steps or while the longest examples are trained on.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ def measure(pipeline: Pipeline) -> Measured:
     shape = shape_of_config("student", student.model.config.to_dict())
     loop = _short(section.loop)
     task = distil_task(pipeline.recipe, section, student.model, examples, labels)
-    reports = _steps(task, loop, pipeline.recipe.seed)
+    reports: list[StepReport] = []
+    ordinary = added_memory(lambda: reports.extend(_steps(task, loop, pipeline.recipe.seed)))
     longest = sorted(examples, key=lambda example: example.length)[-len(examples) // 20 :]
-    peak = _peak(pipeline, section, student.model, longest, labels)
+    extreme = _peak(pipeline, section, student.model, longest, labels)
+    peak = None if ordinary is None or extreme is None else max(ordinary, extreme)
     return _foreseen(section.loop, shape, examples, reports, peak, seed=pipeline.recipe.seed, labels=labels)
 
 
