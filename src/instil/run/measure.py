@@ -2,7 +2,7 @@
 
 The student, its labels and the loop are those of the recipe. Batches differ in length, so a step's seconds are laid
 against its FLOPs, counted by `instil.plan`; the line through the measured steps then gives any other step. Memory is
-the process's peak while the longest examples are trained on.
+the process's peak, in these steps or while the longest examples are trained on.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def measure(pipeline: Pipeline) -> Measured:
     loop = _short(section.loop)
     reading = reading_of(pipeline.recipe, student, labels, examples)
     task = distil_task(pipeline.recipe, section, pipeline.untrained, student.model, labels, reading)
-    reports = _steps(task, loop, pipeline.recipe.seed)
-    peak = _peak(pipeline, section, student.model, reading, labels)
+    reports: list[StepReport] = []
+    ordinary = added_memory(lambda: reports.extend(_steps(task, loop, pipeline.recipe.seed)))
+    extreme = _peak(pipeline, section, student.model, reading, labels)
+    peak = None if ordinary is None or extreme is None else max(ordinary, extreme)
     return _foreseen(section.loop, shape, reading.examples, reports, peak, seed=pipeline.recipe.seed, labels=labels)
 
 

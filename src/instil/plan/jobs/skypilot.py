@@ -27,10 +27,10 @@ def files(job: Job) -> dict[str, str]:
         "num_nodes": job.plan.machines,
         "resources": resources,
         # What is written here outlives the machine, so a task that starts again goes on there.
-        "file_mounts": {"/work": {"name": f"instil-{job.name}", "mode": "MOUNT"}},
+        "file_mounts": {"/instil": {"name": f"instil-{job.name}", "mode": "MOUNT"}},
         # The value comes from the launcher: sky jobs launch --secret HF_TOKEN task.yaml
         "secrets": {"HF_TOKEN": ""},
-        "run": "cp -rn ./* /work/ && cd /work\n"
+        "run": "cp -rn ./* /instil/ && cd /instil\n"
         'NODE_RANK=$SKYPILOT_NODE_RANK HEAD="$(echo "$SKYPILOT_NODE_IPS" | head -n 1)" bash job.sh\n',
     }
     return {"task.yaml": as_yaml(made), **shell.torchrun_files(job)}
