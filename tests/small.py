@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -40,8 +41,6 @@ def _byte_level() -> Tokenizer:
 
 
 def _learned(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    import json
-
     state = json.loads(tokenizer.to_str())["model"]
     return state["vocab"], [tuple(pair) for pair in state["merges"]]
 
@@ -57,8 +56,6 @@ def _spaced() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _pieces() -> list[tuple[str, float]]:
-    import json
-
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=1200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")

@@ -13,7 +13,7 @@ from instil.core.errors import ModelError
 from instil.models.head import describe, unwrap
 
 _LISTS = ("suppress_tokens", "begin_suppress_tokens")
-_LISTS_OF_LISTS = ("bad_words_ids", "force_words_ids", "stop_strings_ids")
+_LISTS_OF_LISTS = ("bad_words_ids", "force_words_ids")
 _SIZES = ("vocab_size", "decoder_vocab_size")
 
 
