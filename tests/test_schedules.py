@@ -56,6 +56,7 @@ def test_a_number_is_a_schedule_that_never_changes() -> None:
     assert held.alpha == Schedule.constant(0.3) and held.alpha.at(0.9) == 0.3
     assert held.model_dump(mode="json") == {"alpha": 0.3}
     assert held.alpha.values == (0.3,) and str(held.alpha) == "0.3"
+    assert parse(Holder, {"alpha": "1e-3"}).alpha == Schedule.constant(0.001), "as YAML reads it"
 
 
 def test_a_schedule_is_written_out_and_read_again() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,9 @@ def test_where_taking_words_changes_a_target_tokens_keep_their_parts() -> None:
     assert report.changed == () and report.respelled == 0 and isinstance(after, hf.GemmaTokenizer)
     assert "e▁a" in after.get_vocab()
     # Without room for the parts, the records are named instead.
-    least = report.kept - 1
+    with pytest.raises(ConfigError, match=r"need \d+;") as refused:
+        trim(model, wide, data, 1)
+    least = int(re.findall(r"need (\d+)", str(refused.value))[0])
     _, _, report = trim(model, wide, data, least)
     assert report.changed == ("0", "1", "2") and report.kept == least
     assert "3 targets changed, such as '0'" in str(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -31,6 +32,9 @@ class Schedule(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)  # YAML takes 1e-3 for a text.
         if isinstance(value, int | float) and not isinstance(value, bool):
             return {"start": value, "end": value}
         if not isinstance(value, Mapping | Schedule):
