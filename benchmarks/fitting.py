@@ -5,10 +5,15 @@ A prior is a value and how many times larger or smaller it may easily be.
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+
+from instil.plan import tables
 
 Priors = Mapping[str, tuple[float, float]]
 Values = dict[str, float]
@@ -18,6 +23,22 @@ NOISE = 0.08
 """Of one measurement against another of the same: 4 to 6%, and what a row leaves untold."""
 ROUNDS = 25
 STEP = 1e-4
+
+
+def table_options(doc: str | None) -> argparse.Namespace:
+    """The options of a benchmark that judges a table of measurements and may fit its coefficients anew."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--fit", action="store_true")
+    return parser.parse_args()
+
+
+def keep_fit(name: str, values: Values, *, by: str, rows: int, data: Path) -> None:
+    """Writes `values` as the package's table `name`, with what they were made of; read anew from then on."""
+    made = {"made": f"{by} --fit on {rows} rows of {data.name}", **values}
+    (tables.FOLDER / name).write_text(json.dumps(made, indent=2) + "\n", encoding="utf8")
+    tables.json_of.cache_clear()
 
 
 def solve(priors: Priors, residuals: Callable[[Values], Sequence[float]], shares: Sequence[float]) -> Values:

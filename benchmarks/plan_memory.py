@@ -9,21 +9,18 @@ coefficients anew on the file and writes them into the package.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fitting import solve
+from benchmarks.fitting import keep_fit, solve, table_options
 from benchmarks.plan import summary
 from benchmarks.plan_memory_rows import Peak, peak_of, predicted
 from benchmarks.plan_rows import Skipped, read_table
 from instil.core import console
 from instil.core.errors import InstilError
-from instil.plan import tables
 from instil.plan.memory import Coefficients, capacity
 
 NEEDED = ("source", "hardware", "params_b", "method", "optimizer", "precision", "seq_len", "micro_batch", "peak_mem_gb")
@@ -90,19 +87,13 @@ def _share(said: Sequence[bool]) -> float | None:
 
 def main() -> None:
     """Reads the options, prints the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--fit", action="store_true")
-    options = parser.parse_args()
+    options = table_options(__doc__)
     try:
         peaks, reasons = read(options.data)
     except InstilError as error:
         raise SystemExit(f"error: {error}") from error
     if options.fit:
-        made = {"made": f"benchmarks.plan_memory --fit on {len(peaks)} rows of {options.data.name}", **fit(peaks)}
-        (tables.FOLDER / "memory.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf8")
-        tables.json_of.cache_clear()
+        keep_fit("memory.json", fit(peaks), by="benchmarks.plan_memory", rows=len(peaks), data=options.data)
     result = report(peaks, reasons)
     if options.json:
         console.emit_json(result)

@@ -7,20 +7,16 @@ Rows of dense models in bf16, fp16 or fp8 with told lengths, at full load. --fit
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.fitting import solve
+from benchmarks.fitting import keep_fit, solve, table_options
 from benchmarks.plan import summary
 from benchmarks.plan_rows import Row, Skipped, read_table
 from instil.core import console
-from instil.core.errors import ConfigError, ModelError
-from instil.plan import tables
+from instil.core.errors import ConfigError, InstilError, ModelError
 from instil.plan.hardware import named_like
 from instil.plan.inference import Coefficients, Serving, fits, output_rate
 from instil.plan.models import find_model
@@ -72,22 +68,20 @@ def report(cases: Sequence[Case], reasons: Counter[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Reads the options, prints the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--fit", action="store_true")
-    options = parser.parse_args()
+    options = table_options(__doc__)
     cases, reasons = [], Counter[str]()
-    for row in read_table(options.data, NEEDED):
+    try:
+        rows = read_table(options.data, NEEDED)
+    except InstilError as error:
+        raise SystemExit(f"error: {error}") from error
+    for row in rows:
         try:
             cases.append(case_of(row))
         except Skipped as reason:
             reasons[str(reason)] += 1
     if options.fit:
         found = solve(PRIORS, lambda values: [_log(case, Coefficients(**values)) for case in cases], [1.0] * len(cases))
-        made = {"made": f"benchmarks.plan_serving --fit on {len(cases)} rows of {options.data.name}", **found}
-        (tables.FOLDER / "inference.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf8")
-        tables.json_of.cache_clear()
+        keep_fit("inference.json", found, by="benchmarks.plan_serving", rows=len(cases), data=options.data)
     result = report(cases, reasons)
     if options.json:
         console.emit_json(result)

@@ -59,6 +59,24 @@ def same_weights(model: Any, before: dict[str, Tensor]) -> bool:
     return after.keys() == before.keys() and all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def pass_back(model: Any) -> None:
+    """Gradients of something that depends on every logit."""
+    family = family_of(model, pad_id=tiny.PAD)
+    rows = family.rows(model, family.collate(EXAMPLES))
+    rows.head.logits(rows.hidden_ND).logsumexp(-1).sum().backward()
+
+
+def require_it_works_alone(student: Any, teacher: Any, folder: Path) -> None:
+    """It generates, and what plain transformers reads back is of the teacher's class and gives the same logits."""
+    written = student.generate(torch.tensor([[9, 4, 33]]), max_new_tokens=4, do_sample=False, pad_token_id=tiny.PAD)
+    assert written.shape[1] > 1
+    student.save_pretrained(folder)
+    auto: Any = hf.AutoModelForSeq2SeqLM if teacher.config.is_encoder_decoder else hf.AutoModelForCausalLM
+    again = auto.from_pretrained(folder).eval()
+    assert type(again) is type(teacher)
+    assert torch.equal(logits(again), logits(student))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_keeping_all_layers_gives_the_same_model(name: str) -> None:
     teacher = teacher_of(name)
@@ -79,17 +97,9 @@ def test_a_shorter_student_is_a_plain_model(name: str, kept: Sequence[int], tmp_
     for side in sides(teacher):
         student = keep_layers(student, kept, side=side) if side == "encoder" else student
         assert len(stack_of(student, side).layers) == len(kept)
-    family = family_of(student, pad_id=tiny.PAD)
-    rows = family.rows(student, family.collate(EXAMPLES))
-    rows.head.logits(rows.hidden_ND).logsumexp(-1).sum().backward()
+    pass_back(student)
     assert all(parameter.grad is not None for parameter in stack_of(student).layers.parameters())
-    written = student.generate(torch.tensor([[9, 4, 33]]), max_new_tokens=4, do_sample=False, pad_token_id=tiny.PAD)
-    assert written.shape[1] > 1
-    student.save_pretrained(tmp_path)
-    auto: Any = hf.AutoModelForSeq2SeqLM if teacher.config.is_encoder_decoder else hf.AutoModelForCausalLM
-    again = auto.from_pretrained(tmp_path).eval()
-    assert type(again) is type(teacher)
-    assert torch.equal(logits(again), logits(student))
+    require_it_works_alone(student, teacher, tmp_path)
     assert same_weights(teacher, before)
 
 

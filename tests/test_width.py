@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from torch import Tensor
 
 import tiny
@@ -20,7 +19,7 @@ from instil.models.students.importance import measure_importance
 from instil.models.students.plan import Widths
 from instil.models.students.sizes import sizes_of
 from instil.models.students.width import cut_width
-from test_students import EXAMPLES, logits, same_weights, weights
+from test_students import EXAMPLES, logits, pass_back, require_it_works_alone, same_weights, weights
 
 FAMILIES = (*tiny.ENCODER_DECODER, *tiny.DECODER_ONLY, "mt5", "umt5", "mistral", "qwen2", "smollm3", "gemma2")
 SHARED = ("bart", "marian", "pegasus", "gpt2", "gptj")
@@ -63,17 +62,9 @@ def test_a_narrower_student_is_a_plain_model(name: str, kind: str, tmp_path: Pat
     sizes = sizes_of(student.config, anatomy_of(student))
     assert {key: getattr(sizes, key) for key in plan} == plan
     assert student.num_parameters() < teacher.num_parameters()
-    family = family_of(student, pad_id=tiny.PAD)
-    rows = family.rows(student, family.collate(EXAMPLES))
-    rows.head.logits(rows.hidden_ND).logsumexp(-1).sum().backward()
+    pass_back(student)
     assert all(parameter.grad is not None for parameter in student.parameters() if parameter.requires_grad)
-    written = student.generate(torch.tensor([[9, 4, 33]]), max_new_tokens=4, do_sample=False, pad_token_id=tiny.PAD)
-    assert written.shape[1] > 1
-    student.save_pretrained(tmp_path)
-    auto: Any = hf.AutoModelForSeq2SeqLM if teacher.config.is_encoder_decoder else hf.AutoModelForCausalLM
-    again = auto.from_pretrained(tmp_path).eval()
-    assert type(again) is type(teacher)
-    assert torch.equal(logits(again), logits(student))
+    require_it_works_alone(student, teacher, tmp_path)
     assert same_weights(teacher, before)
 
 
