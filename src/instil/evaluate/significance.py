@@ -6,7 +6,7 @@ Efron 1979 (bootstrap); Koehn 2004 (paired resampling in evaluation); Noreen 198
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -142,3 +142,16 @@ def _swapped_sums(difference_N: Floats, rounds: int, seed: int) -> Iterator[Floa
         shape = (min(block, rounds - start), len(difference_N))
         signs_BN = generator.integers(0, 2, shape, dtype=np.int8).astype(np.float64) * 2 - 1
         yield signs_BN @ difference_N
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """`p_values` by name, corrected for their number: the chance of any false alarm among them stays below the level.
+
+    Holm 1979: the smallest is multiplied by their number, the next by one less, and none may fall below one before.
+    """
+    found: dict[str, float] = {}
+    least = 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
+        found[name] = least
+    return found

@@ -42,7 +42,7 @@ def student_card(
         ("Parameters", f"{made['parameters']:,}"),
         *_texts(recipe),
     ]
-    rows += [("Learned", _learned(recipe, learned)), ("Seed", str(recipe.seed)), ("Versions", _versions())]
+    rows += [("Learned", _learned(recipe, learned)), ("Seed", str(recipe.seed_of_student)), ("Versions", _versions())]
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
     return f"---\n{front}---\n\n# {recipe.name}\n\n{_SUMMARY}\n\n| | |\n|---|---|\n{table}\n\n{_usage(recipe, kind)}"
 

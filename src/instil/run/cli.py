@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.run.compare_cli import compare
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
+app.command()(compare)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[

@@ -73,10 +73,12 @@ def measure(pipeline: Pipeline) -> Measured:
     reading = reading_of(pipeline.recipe, student, labels, examples)
     task = distil_task(pipeline.recipe, section, pipeline.untrained, student.model, labels, reading)
     reports: list[StepReport] = []
-    ordinary = added_memory(lambda: reports.extend(_steps(task, loop, pipeline.recipe.seed)))
+    ordinary = added_memory(lambda: reports.extend(_steps(task, loop, pipeline.recipe.seed_of_student)))
     extreme = _peak(pipeline, section, student.model, reading, labels)
     peak = None if ordinary is None or extreme is None else max(ordinary, extreme)
-    return _foreseen(section.loop, shape, reading.examples, reports, peak, seed=pipeline.recipe.seed, labels=labels)
+    return _foreseen(
+        section.loop, shape, reading.examples, reports, peak, seed=pipeline.recipe.seed_of_student, labels=labels
+    )
 
 
 def _short(loop: LoopConfig) -> LoopConfig:
@@ -103,7 +105,7 @@ def _peak(pipeline: Pipeline, section: DistilConfig, model: Any, reading: Readin
     chosen = replace(reading, examples=longest)
     task = distil_task(pipeline.recipe, section, pipeline.untrained, model, labels, chosen)
     loop = _short(section.loop).model_copy(update={"budget": Budget(steps=2)})
-    return added_memory(lambda: _steps(task, loop, pipeline.recipe.seed))
+    return added_memory(lambda: _steps(task, loop, pipeline.recipe.seed_of_student))
 
 
 def _foreseen(

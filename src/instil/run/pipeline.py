@@ -35,46 +35,48 @@ class Pipeline:
         self.recipe = recipe
         self.base = base
         self.root = base / recipe.runs_dir / recipe.name
-        self._shop = Workshop(root=self.root, recipe_yaml=resolved_yaml(recipe), seed=recipe.seed)
+        self.shop = Workshop(
+            root=self.root, recipe_yaml=resolved_yaml(recipe), seed=recipe.seed, student_seed=recipe.seed_of_student
+        )
 
     @cached_property
     def data(self) -> Data:
         """Records by split."""
-        return run_data(self._shop, self.recipe, self.base)
+        return run_data(self.shop, self.recipe, self.base)
 
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher, taught where the recipe says so."""
         check_student(self.recipe)  # Before hours are spent on a teacher.
         check_tokenizers(self.recipe, self.data)
-        return run_teach(self._shop, self.recipe, self.data)
+        return run_teach(self.shop, self.recipe, self.data)
 
     @cached_property
     def labels(self) -> Labels:
         """What the teacher knows about the train split."""
-        return run_labels(self._shop, self.recipe, self.data, self.teacher)
+        return run_labels(self.shop, self.recipe, self.data, self.teacher)
 
     def label_part(self, number: int, of: int) -> Artifact:
         """The labels of every `of`-th shard, from the `number`-th on."""
-        return write_part(self._shop, self.recipe, self.data, self.teacher, Part(number=number, of=of))
+        return write_part(self.shop, self.recipe, self.data, self.teacher, Part(number=number, of=of))
 
     @cached_property
     def untrained(self) -> Artifact:
         """The student before it learns."""
         labels = self.labels if needs_labels(self.recipe) else None
-        return run_student(self._shop, self.recipe, self.data, self.teacher, labels)
+        return run_student(self.shop, self.recipe, self.data, self.teacher, labels)
 
     @cached_property
     def student(self) -> Artifact:
         """The distilled student."""
-        return run_distil(self._shop, self.recipe, self.data, self.untrained, self.labels, self.teacher)
+        return run_distil(self.shop, self.recipe, self.data, self.untrained, self.labels, self.teacher)
 
     @cached_property
     def without_teacher(self) -> Artifact | None:
         """The same student, trained for the same budget on gold targets alone; None where the recipe declines it."""
         if self.recipe.distil is None or not self.recipe.distil.without_teacher:
             return None
-        return run_distil(self._shop, self.recipe, self.data, self.untrained, None)
+        return run_distil(self.shop, self.recipe, self.data, self.untrained, None)
 
     @property
     def students(self) -> dict[str, Artifact]:
@@ -87,7 +89,7 @@ class Pipeline:
     @cached_property
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
-        return run_evaluate(self._shop, self.recipe, self.data, self.teacher, self.students)
+        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students)
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 import yaml
-from pydantic import PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from instil.core.config import Config
 from instil.data.config import DataConfig
@@ -34,6 +34,7 @@ class Recipe(Config):
 
     name: Name
     seed: int = 42
+    student_seed: int | None = Field(default=None, description="of the student's building and training, if another")
     runs_dir: str = "runs"
     data: DataConfig
     prompt: Prompt = Prompt()
@@ -44,6 +45,11 @@ class Recipe(Config):
     distil: DistilConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     accept_licences: tuple[str, ...] = ()
+
+    @property
+    def seed_of_student(self) -> int:
+        """Of what is drawn while the student is built and trained."""
+        return self.seed if self.student_seed is None else self.student_seed
 
     @model_validator(mode="after")
     def _student_to_distil(self) -> Self:

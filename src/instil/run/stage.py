@@ -24,7 +24,7 @@ from instil.core.fingerprint import fingerprint
 from instil.core.manifest import MANIFEST_NAME, Manifest, read_manifest
 from instil.core.publish import sweep, write_text
 
-CODE_VERSIONS = {"data": 1, "teach": 1, "label": 2, "student": 2, "distil": 2, "evaluate": 1}
+CODE_VERSIONS = {"data": 1, "teach": 1, "label": 2, "student": 2, "distil": 2, "evaluate": 1, "compare": 1}
 """Raised when a change of the code changes a stage's results, so that old ones are not reused."""
 
 LOCK_NAME, RECIPE_NAME = "lock", "recipe.yaml"
@@ -53,6 +53,7 @@ class Workshop:
     root: Path
     recipe_yaml: str
     seed: int
+    student_seed: int
 
     def stage(
         self,
@@ -70,11 +71,10 @@ class Workshop:
         teacher). `damage(folder)` says what is broken in a finished artifact; if anything is, `work` is called again to
         mend it. Operating system errors leave as `StorageError`.
         """
-        mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), self.seed)
+        seed = self.student_seed if name in ("student", "distil") else self.seed
+        mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), seed)
         folder = self.root / f"{label or name}-{mark}"
-        describe = partial(
-            Manifest, stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), seed=self.seed
-        )
+        describe = partial(Manifest, stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), seed=seed)
         try:
             found = _finished(folder, damage)
             if found is not None:

@@ -92,7 +92,7 @@ def _distil(
     task.held_out = held_out_examples(recipe, loaded, data, section.loop)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
-        result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
+        result = run_training(task, section.loop, folder=folder, seed=recipe.seed_of_student, advance=advance)
     result["cut"] = str(cut)
     if reading.left_out:
         result["left_out"] = list(reading.left_out)
@@ -107,7 +107,7 @@ def distil_task(
 ) -> TextTask:  # fmt: skip
     """What the loop trains: `model` with the weights that `section` adapts, on the examples of `reading`; `student` is
     what it was built as."""
-    adapted = adapt(model, section.adapt, seed=recipe.seed)
+    adapted = adapt(model, section.adapt, seed=recipe.seed_of_student)
     module = RowLoss(adapted, family_of(adapted), _mix(section, labels), section.weigh)
     if teacher is not None and section.features is not None:
         if reading.linked:

@@ -55,6 +55,12 @@ def read_comparison(artifact: Artifact) -> Comparison:
 def _evaluate(
     recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path
 ) -> Mapping[str, Any]:
+    return examine(recipe, data, teacher, students, folder).summary()
+
+
+def examine(recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path) -> Comparison:
+    """The comparison of `teacher`, `students` and the baselines, with its files in `folder`; outputs that stand there
+    already are not generated again."""
     section = recipe.evaluate
     records = data.splits[section.split][: section.items]
     systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
@@ -71,7 +77,7 @@ def _evaluate(
             advance=advance, outputs_folder=folder / OUTPUTS_NAME,
         )  # fmt: skip
     publish.write_text(folder / COMPARISON_NAME, comparison.model_dump_json(indent=2) + "\n")
-    return comparison.summary()
+    return comparison
 
 
 def _generator(recipe: Recipe, loaded: LoadedModel, name: str) -> TransformersGenerator:

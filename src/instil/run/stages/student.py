@@ -62,7 +62,7 @@ def _build(
         model, tokenizer, made = loaded.model, loaded.tokenizer, {"origin": section.model, "licence": loaded.licence}
     elif section.scratch is not None:
         loaded = teacher.loaded
-        model, tokenizer, made = _from_scratch(section.scratch, loaded, data, recipe.seed)
+        model, tokenizer, made = _from_scratch(section.scratch, loaded, data, recipe.seed_of_student)
     else:
         loaded = teacher.loaded
         tokenizer = loaded.tokenizer
