@@ -12,10 +12,11 @@ import numpy as np
 from instil.core.errors import ConfigError, DataError
 from instil.evaluate import latency, significance
 from instil.evaluate.costs import Cost, measure_costs
-from instil.evaluate.examples import Columns, Examples, select_examples
+from instil.evaluate.examples import Columns, select_examples
 from instil.evaluate.outputs import ScoredOutput, produce_outputs
 from instil.evaluate.results import HISTOGRAM_BINS, RESERVED, Comparison, SystemResult
 from instil.evaluate.rouge import METRICS, Rouge, Tokenizer, tokenizer_for
+from instil.evaluate.slices import slices
 
 if TYPE_CHECKING:
     from instil.core.console import Advance
@@ -69,10 +70,10 @@ def evaluate_systems(
     signature = rouge.signature("rougeL", (len(record.targets) for record in records))
     view = _View(columns, costs, signature, teacher, against, seed, resamples)
     results = tuple(view.result(name, system) for name, system in systems.items())
-    chosen = Examples()
+    compared: dict[str, Any] = {"teacher": teacher, "student": student, "against": against}
     if student:
-        chosen = select_examples(columns, student=student, teacher=teacher, count=examples, seed=seed)
-    compared: dict[str, Any] = {"teacher": teacher, "student": student, "against": against, "examples": chosen}
+        compared["examples"] = select_examples(columns, student=student, teacher=teacher, count=examples, seed=seed)
+        compared["slices"] = slices(columns, student=student, teacher=teacher, seed=seed)
     how: dict[str, Any] = {"n": len(records), "signature": signature, "seed": seed, "resamples": resamples, **limits}
     return Comparison(systems=results, remarks=_remarks(results, rouge), **compared, **how)
 

@@ -10,6 +10,7 @@ from instil.core import manifest
 from instil.evaluate.examples import Examples
 from instil.evaluate.latency import Latency
 from instil.evaluate.significance import Interval
+from instil.evaluate.slices import Slice
 
 HISTOGRAM_BINS = 20
 """Of ROUGE-L, 5 points each; 100 falls into the last."""
@@ -79,6 +80,7 @@ class Comparison(BaseModel):
     max_new_tokens: int
     batch_size: int
     examples: Examples = Examples()
+    slices: tuple[Slice, ...] = ()
     remarks: tuple[str, ...] = ()
     hardware: dict[str, str] = Field(default_factory=manifest.hardware)
     versions: dict[str, str] = Field(default_factory=manifest.versions)

@@ -54,18 +54,18 @@ def learning_curves(comparison: Comparison, curves: Curves, names: Sequence[str]
     y = axes.upwards(seen + held_out or [value for points in smooth.values() for _, value in points])
     place = _placer(x, y)
     shapes: list[Child] = []
-    legend: list[tuple[Role, str]] = []
+    entries: list[tuple[Role, str]] = []
     for name, (steps, checks) in runs.items():
         role = role_of(comparison, name)
         shapes.append(path(map(place, thinned(steps)), class_=f"raw {role}") if steps else None)
         shapes.append(path(map(place, thinned(smooth[name])), class_=f"line {role}") if steps else None)
         shapes.append([mark(role, *place(point), size=3.5) for point in checks])
         end = smooth[name][-1][1] if steps else checks[-1][1]
-        legend.append((role, f"{spoken(name)}, ends at {end:.2f}"))
+        entries.append((role, f"{spoken(name)}, ends at {end:.2f}"))
     inside = element("g", shapes, clip_path=f"url(#{key}-clip)")
     ground = frame(x, y, x_label="minutes of training", y_label="cross-entropy, nats a token")
     title = f"Learning curves of {_listed(runs)}"
-    return drawing(key, title, "; ".join(words for _, words in legend), _clip(key), ground, inside, _legend(legend))
+    return drawing(key, title, "; ".join(words for _, words in entries), _clip(key), ground, inside, legend(entries))
 
 
 def series(history: Sequence[Mapping[str, float | None]], field: str) -> list[Point]:
@@ -187,19 +187,19 @@ def score_spread(comparison: Comparison, *, key: str) -> Markup | None:
     x, y = Scale(0, 100, LEFT, RIGHT), axes.upwards([share for both in shares for share in both], low=0)
     place = _placer(x, y)
     outlines = [[place(corner) for corner in _stairs(share)] for share in shares]
-    legend: list[tuple[Role, str]] = [
+    entries: list[tuple[Role, str]] = [
         (role_of(comparison, one.name), f"{spoken(one.name)}, mean {one.rougeL.value:.1f}") for one in pair
     ]
     floor = [(RIGHT, BOTTOM), (LEFT, BOTTOM)]
     return drawing(
         key,
         "Spread of ROUGE-L over the test items",
-        "; ".join(words for _, words in legend),
+        "; ".join(words for _, words in entries),
         frame(x, y, x_label="ROUGE-L of one item", y_label="share of the items, %"),
         path([*outlines[0], *floor], class_="area student"),
         path(outlines[0], class_="line student"),
         path(outlines[1], class_="line teacher"),
-        _legend(legend, marks=False),
+        legend(entries, marks=False),
     )
 
 
@@ -225,11 +225,13 @@ def _clip(key: str) -> Markup:
     return element("defs", element("clipPath", room, id=f"{key}-clip"))
 
 
-def _legend(entries: Sequence[tuple[Role, str]], *, marks: bool = True) -> Markup:
-    """In the upper right, which falling curves and skewed histograms leave empty."""
+def legend(entries: Sequence[tuple[Role, str]], *, marks: bool = True, low: bool = False) -> Markup:
+    """In the upper right, which falling curves and skewed histograms leave empty; `low`, in the lower right."""
     rows: list[Child] = []
+    step = _LINE + 3
+    top = BOTTOM - 8 - step * (len(entries) - 1) if low else TOP + 8
     for index, (role, words) in enumerate(entries):
-        y = TOP + 8 + index * (_LINE + 3)
+        y = top + index * step
         rows.append(path([(RIGHT - 28, y), (RIGHT, y)], class_=f"line {role}"))
         rows.append(mark(role, RIGHT - 14, y, size=3.5) if marks else None)
         rows.append(element("text", words, x=RIGHT - 36, y=y, dy="0.34em", text_anchor="end"))

@@ -11,6 +11,7 @@ from instil.run.charts import LATENCY, Dot, against_quality, mark
 from instil.run.compare_words import told
 from instil.run.markup import Markup, element
 from instil.run.report import figure, page, section
+from instil.run.report_markdown import table
 from instil.run.report_parts import milliseconds
 from instil.run.roles import Role
 from instil.run.verdict import number, p_words, span
@@ -71,22 +72,20 @@ def terminal_table(ways: Ways) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
+    shown = Table(
         box=box.SIMPLE_HEAD, caption=Text(f"{note(ways)}\n{ways.signature}"), caption_justify="left", padding=0
     )
     for head in heads(ways):
-        table.add_column(head, justify="left" if head == "way" else "right", overflow="fold")
+        shown.add_column(head, justify="left" if head == "way" else "right", overflow="fold")
     for way in ways.ways:
-        table.add_row(*map(Text, cells(ways, way)))
-    return table
+        shown.add_row(*map(Text, cells(ways, way)))
+    return shown
 
 
 def markdown(ways: Ways) -> str:
     """The sentences and the table, for a pull request."""
-    names = heads(ways)
-    rows = [names, ["---"] * len(names), *(cells(ways, way) for way in ways.ways)]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    return "\n\n".join([" ".join(told(ways)), table, note(ways) + "\n"])
+    rows = table(heads(ways), [cells(ways, way) for way in ways.ways])
+    return "\n\n".join([" ".join(told(ways)), rows, note(ways)]) + "\n"
 
 
 def write_report(folder: Path, *, title: str, ways: Ways, comparison: Comparison, next_command: str) -> Path:
@@ -119,8 +118,8 @@ def role_of(ways: Ways, name: str) -> Role:
 def _table(ways: Ways) -> Markup:
     head = element("tr", [element("th", words, scope="col") for words in heads(ways)])
     rows = [element("tr", _row_head(ways, way), _cells(ways, way), class_=role_of(ways, way.name)) for way in ways.ways]
-    table = element("table", element("thead", head), element("tbody", rows))
-    return element("div", table, class_="scrolls", tabindex="0", role="region", aria_label="The ways")
+    drawn = element("table", element("thead", head), element("tbody", rows))
+    return element("div", drawn, class_="scrolls", tabindex="0", role="region", aria_label="The ways")
 
 
 def _row_head(ways: Ways, way: WayResult) -> Markup:

@@ -14,12 +14,15 @@ from typing import Any
 from instil.core import publish, units
 from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
+from instil.models.folders import CARD_NAME
+from instil.run.card import with_results
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels, write_part
+from instil.run.stages.made_models import MODEL_NAME
 from instil.run.stages.student import check_student, run_student
 from instil.run.stages.teach import Teacher, run_teach
 from instil.run.stages.tokens import check_tokenizers, needs_labels
@@ -96,6 +99,7 @@ class Pipeline:
         comparison = read_comparison(self.evaluation)
         summary = comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
         publish.write_text(self.root / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        self._tell_card(comparison)
         from instil.run import report
 
         place = report.write_report(
@@ -103,6 +107,13 @@ class Pipeline:
             next_command=next_command,
         )  # fmt: skip
         return comparison, place
+
+    def _tell_card(self, comparison: Comparison) -> None:
+        """The student's card says what the student was measured to be. It is no part of the model's fingerprint."""
+        if comparison.student in self.students:
+            card = self.students[comparison.student].folder / MODEL_NAME / CARD_NAME
+            data = self.recipe.data.source or self.recipe.data.train or ""
+            publish.write_text(card, with_results(card.read_text(encoding="utf8"), comparison, data))
 
     def _artifacts(self) -> dict[str, Artifact]:
         found: dict[str, Artifact | None] = {"data": self.data.artifact, "teach": self.teacher.artifact}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instil.core import publish, units
-from instil.run import charts, report_parts
+from instil.run import charts, report_parts, slice_charts
 from instil.run.markup import Child, Markup, element
 from instil.run.report_parts import milliseconds
 from instil.run.roles import reading_order, role_of, spoken
@@ -44,6 +44,7 @@ def write_report(
         _opening(title, comparison),
         _table_section(comparison),
         _charts_section(comparison, curves),
+        _slices_section(comparison),
         _samples_section(comparison),
         _facts_section(comparison, facts),
         _next_section(next_command),
@@ -102,6 +103,7 @@ def _charts_section(comparison: Comparison, curves: charts.Curves) -> Markup | N
         figure("How they learned", _LEARNED, charts.learning_curves(comparison, curves, students, key="learned")),
         figure("Latency against quality", _TRADED, charts.latency_against_quality(comparison, key="traded")),
         figure("The spread behind the mean", _SPREAD, charts.score_spread(comparison, key="spread")),
+        figure("The spread of latency", _WAITED, slice_charts.latency_spread(comparison, key="waited")),
         figure("How the teacher learned", _LEARNED, charts.learning_curves(comparison, curves, taught, key="taught")),
     )
     shown = [figure for figure in figures if figure]
@@ -113,6 +115,7 @@ _LEARNED = (
     "steps. Marks: held-out examples. Lower is better; the steep beginning may leave the frame."
 )
 _TRADED = "Better is up and to the left. Bars: 95% intervals. Dashed levels: baselines without a model."
+_WAITED = "The share of texts that were answered within a time, one text at a time. A flat end is a slow tail."
 _SPREAD = "How many items got which ROUGE-L. The same mean can hide a few disasters or many small losses."
 
 
@@ -122,11 +125,27 @@ def figure(title: str, caption: str, chart: Markup | None) -> Markup | None:
     return element("figure", element("h3", title), chart, element("figcaption", caption))
 
 
+def _slices_section(comparison: Comparison) -> Markup | None:
+    kinds = dict.fromkeys(one.kind for one in comparison.slices)
+    shown = [
+        figure(
+            f"By {kind.removesuffix(', %')}",
+            report_parts.slice_words([one for one in comparison.slices if one.kind == kind]),
+            slice_charts.by_slice([one for one in comparison.slices if one.kind == kind], key=f"slice{number}"),
+        )
+        for number, kind in enumerate(kinds)
+    ]
+    return section("Where the student is worse", element("div", shown, class_="charts")) if shown else None
+
+
 def _samples_section(comparison: Comparison) -> Markup | None:
     groups = report_parts.samples(comparison)
     if groups is None:
         return None
-    note = "The number beside a name is this output’s ROUGE-L. Underlined: words that the reference has too."
+    note = (
+        "The number beside a name is this output’s ROUGE-L. Underlined: words that the reference has too. Where the "
+        "student is worst, a line shows what it left out of the reference (struck) and put in (marked)."
+    )
     return section("Side by side", element("p", note, class_="note"), groups)
 
 
