@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from instil.evaluate.slices import Slice
 
 _APART = 9.0
-"""Pixels between the student's and the teacher's mark of one part."""
+"""Pixels from a part's middle to the student's and the teacher's mark."""
+_ROOM = 0.3
+"""Above the marks, as a share of their height, for the legend."""
 
 
 def by_slice(parts: Sequence[Slice], *, key: str) -> Markup | None:
@@ -25,7 +27,8 @@ def by_slice(parts: Sequence[Slice], *, key: str) -> Markup | None:
     if not parts:
         return None
     seen = [interval for part in parts for interval in (part.student, part.teacher) if interval]
-    y = axes.upwards([end for interval in seen for end in (interval.low, interval.high)])
+    ends = [end for interval in seen for end in (interval.low, interval.high)]
+    y = axes.upwards([*ends, max(ends) + _ROOM * (max(ends) - min(ends))])
     x = Scale(-0.5, len(parts) - 0.5, LEFT, RIGHT)
     drawn = [_bars(x(number), part, y) for number, part in enumerate(parts)]
     names = [
