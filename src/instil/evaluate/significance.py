@@ -1,7 +1,9 @@
 """How sure a number is: percentile bootstrap intervals and a paired test, over scores an item.
 
 Efron 1979 (bootstrap); Koehn 2004 (paired resampling in evaluation); Noreen 1989 and Riezler & Maxwell 2005
-(approximate randomisation). Shapes: N items, M columns, R resamples. All are repeatable by their seed.
+(approximate randomisation); Holm 1979 (several comparisons). All are repeatable by their seed.
+
+Shapes: N items, M columns, R resamples.
 """
 
 from __future__ import annotations
@@ -131,11 +133,13 @@ def paired_p_value(first_N: ArrayLike, second_N: ArrayLike, *, seed: int, rounds
     if not len(difference):
         return 1.0
     seen = abs(difference.sum()) - _TIE
-    extreme = sum(int((abs(sums_B) >= seen).sum()) for sums_B in _swapped_sums(difference, rounds, seed))
+    extreme = sum(int((abs(sums_B) >= seen).sum()) for sums_B in swapped_sums(difference, rounds, seed))
     return (extreme + 1) / (rounds + 1)
 
 
-def _swapped_sums(difference_N: Floats, rounds: int, seed: int) -> Iterator[Floats]:
+def swapped_sums(difference_N: Floats, rounds: int, seed: int) -> Iterator[Floats]:
+    """Sums over the items of `difference_N`, shape (N,) or (N, S), after the sign of each item is drawn: `rounds` of
+    them, in blocks."""
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK_CELLS // len(difference_N))
     for start in range(0, rounds, block):
