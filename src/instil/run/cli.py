@@ -19,6 +19,7 @@ import instil
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
+from instil.run.serve_cli import serve, serve_key
 
 app = typer.Typer(
     name="instil",
@@ -31,6 +32,8 @@ app = typer.Typer(
 
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
+app.command("serve")(serve)
+app.command("serve-key")(serve_key)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
