@@ -21,7 +21,7 @@ from instil.models.head import describe, unwrap
 from instil.models.probe import evaluating
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 
 # What a model's own generation_config says about its alphabet; what it says about search (sampling, minimal lengths,
 # penalties) is left aside, so that teacher and student are compared under one rule.
@@ -84,7 +84,7 @@ class TransformersGenerator:
 
         Raises `ModelError` for a source that gives no tokens, or more than the model has positions for.
         """
-        search = self._search(max_new_tokens, num_beams=self.num_beams, do_sample=False)
+        search = self.search(max_new_tokens, num_beams=self.num_beams, do_sample=False)
         return [texts[0] for texts in self._run(sources, search, batch_size)]
 
     def candidates(
@@ -97,7 +97,7 @@ class TransformersGenerator:
             how: dict[str, Any] = {"num_beams": max(self.num_beams, count), "do_sample": False}
         else:
             how = {"do_sample": True, "temperature": sample, "top_k": 0}
-        search = self._search(max_new_tokens, num_return_sequences=count, **how)
+        search = self.search(max_new_tokens, num_return_sequences=count, **how)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return [list(dict.fromkeys(texts)) for texts in self._run(sources, search, batch_size)]
@@ -127,10 +127,11 @@ class TransformersGenerator:
             )
         return ids
 
-    def _search(self, max_new_tokens: int, **how: Any) -> GenerationConfig:
+    def search(self, max_new_tokens: int, **how: Any) -> GenerationConfig:
+        """A search as `how` says, under the model's own alphabet but none of its habits."""
         own = unwrap(self.model).generation_config
         alphabet = {key: value for key in ALPHABET if (value := getattr(own, key, None)) is not None}
-        ends = self._ends()
+        ends = self.ends
         pad = self.tokenizer.pad_token_id
         return GenerationConfig(
             **alphabet,
@@ -141,21 +142,35 @@ class TransformersGenerator:
             **how,
         )
 
-    def _ends(self) -> list[int]:
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end an output."""
         own = unwrap(self.model).generation_config.eos_token_id
         ends = [own] if isinstance(own, int) else list(own or [])
         return list(dict.fromkeys(end for end in [self.tokenizer.eos_token_id, *ends] if end is not None))
 
+    def write_ids(
+        self, prompts: Sequence[Sequence[int]], search: GenerationConfig, stopping: StoppingCriteriaList
+    ) -> None:
+        """Write behind `prompts`, token ids, as one batch; what is written `stopping` sees as it comes."""
+        with evaluating(self.model), _searching(unwrap(self.model), search):
+            self._ids(prompts, stopping_criteria=stopping)
+
     def _texts(self, prompts: list[list[int]]) -> list[str]:
+        # The decoder of an encoder-decoder model begins with its start token, which may be an end token too.
+        written, ends = self._ids(prompts), set(self.ends)
+        begin = max(len(prompt) for prompt in prompts) if self.kind == "decoder-only" else 1
+        return [self._decode(_until(ids[begin:], ends)) for ids in written]
+
+    def _ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         model = unwrap(self.model)
         side: Side = "left" if self.kind == "decoder-only" else "right"
         ids_BS, mask_BS = pad_ids(prompts, model.generation_config.pad_token_id, side)
         device = model.get_input_embeddings().weight.device
-        written = model.generate(input_ids=ids_BS.to(device), attention_mask=mask_BS.to(device)).tolist()
-        # The decoder of an encoder-decoder model begins with its start token, which may be an end token too.
-        begin = ids_BS.shape[1] if self.kind == "decoder-only" else 1
-        ends = set(self._ends())
-        return [self._decode(_until(ids[begin:], ends)) for ids in written]
+        found: list[list[int]] = model.generate(
+            input_ids=ids_BS.to(device), attention_mask=mask_BS.to(device), **options
+        ).tolist()
+        return found
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -72,7 +72,7 @@ def load_model(
     """
     place = locate(ref, revision=revision, accept_licences=accept_licences, say=say)
     with folders.quiet_transformers():
-        tokenizer = _load_tokenizer(place.folder, ref)
+        tokenizer = load_tokenizer(place.folder, ref)
         model = _load_weights(place, ref, dtype, attn)
     return LoadedModel(_place(model, device, ref).eval(), tokenizer, ref, place.fingerprint, place.licence, place.kind)
 
@@ -88,7 +88,7 @@ def load_reader(
     else:
         folder = path if path.is_dir() else _from_hub(ref, revision, say, folders.READING_PATTERNS)
     config = folders.read_config(folder, ref)
-    tokenizer = _load_tokenizer(folder, ref)
+    tokenizer = load_tokenizer(folder, ref)
     declared = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 0
     return Reader(tokenizer, folders.check_architecture(config, ref), max(declared, len(tokenizer)))
 
@@ -176,12 +176,17 @@ def _hub_error(ref: str, revision: str | None, error: Exception) -> ModelError:
     return ModelError(f"{ref}: {reason}; {remedy}")
 
 
-def _load_tokenizer(folder: Path, ref: str) -> Any:
+def load_tokenizer(folder: Path, ref: str, *, gguf: Path | None = None) -> Any:
+    """The tokenizer in `folder`, or the one inside the file `gguf` where the folder has none.
+
+    Raises `ModelError`, naming the model `ref`.
+    """
     from transformers import AutoTokenizer
 
+    inside = {"gguf_file": gguf.name} if gguf is not None and not (folder / "tokenizer.json").is_file() else {}
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **inside)
+    except Exception as error:  # The tokenizers library has no class of errors of its own.
         raise ModelError(
             f"{ref}: its tokenizer cannot be loaded ({folders.first_line(error)}); put the model's tokenizer files "
             f"(tokenizer.json, tokenizer_config.json) into {folder}"

@@ -20,6 +20,7 @@ from instil.run.compare_cli import compare
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
+from instil.run.serve_cli import serve, serve_key
 
 app = typer.Typer(
     name="instil",
@@ -33,6 +34,8 @@ app = typer.Typer(
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command()(compare)
+app.command("serve")(serve)
+app.command("serve-key")(serve_key)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
