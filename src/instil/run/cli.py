@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.run.check_cli import check
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
+app.command()(check)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -165,9 +167,19 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = 
 
 
 @app.command()
-def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Run all stages, reusing what is finished, and write summary.json and report.html."""
-    _show(_pipeline(recipe, overrides), as_json, "instil init YOUR_FILE.jsonl")
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Begin without instil check.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check, then run all stages, reusing what is finished, and write summary.json and report.html."""
+    pipeline = _pipeline(recipe, overrides)
+    if not no_check:
+        from instil.run.check import check_first
+
+        check_first(pipeline)
+    _show(pipeline, as_json, "instil init YOUR_FILE.jsonl")
 
 
 def _pipeline(recipe: Path, overrides: list[str] | None) -> Any:
