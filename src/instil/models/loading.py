@@ -5,7 +5,7 @@ Every way ends in a local folder, which is checked before its weights are read: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,14 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How a model reads texts: its tokenizer, its family, and the number of ids that it has."""
+    """How a model reads texts: its tokenizer, its family, and the number of ids that it has; its raw settings, and the
+    licence that its card names."""
 
     tokenizer: Any
     kind: Kind
     vocabulary: int
+    config: Mapping[str, Any]
+    licence: str = folders.UNKNOWN_LICENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,17 @@ def load_reader(
     fetched. Raises like `load_model`."""
     path = Path(ref).expanduser()
     if ref.startswith(wheels.PREFIX) or path.suffix == GGUF_SUFFIX:
-        folder = locate(ref, revision=revision, accept_licences=accept_licences, say=say).folder
+        place = locate(ref, revision=revision, accept_licences=accept_licences, say=say)
+        folder, licence = place.folder, place.licence
     else:
         folder = path if path.is_dir() else _from_hub(ref, revision, say, folders.READING_PATTERNS)
+        licence = folders.read_licence(folder)
     config = folders.read_config(folder, ref)
     tokenizer = load_tokenizer(folder, ref)
     declared = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 0
-    return Reader(tokenizer, folders.check_architecture(config, ref), max(declared, len(tokenizer)))
+    return Reader(
+        tokenizer, folders.check_architecture(config, ref), max(declared, len(tokenizer)), config, licence
+    )  # fmt: skip
 
 
 def to_accelerator(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.run.check_cli import check
 from instil.run.compare_cli import compare
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
@@ -36,6 +37,7 @@ app.add_typer(plan_app, name="plan")
 app.command()(compare)
 app.command("serve")(serve)
 app.command("serve-key")(serve_key)
+app.command()(check)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -171,9 +173,20 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None, md: AsMarkdown = F
 
 
 @app.command()
-def run(recipe: RecipePath, overrides: Overrides = None, md: AsMarkdown = False, as_json: AsJson = False) -> None:
-    """Run all stages, reusing what is finished, and write summary.json and report.html."""
-    _show(_pipeline(recipe, overrides), md, as_json, "instil init YOUR_FILE.jsonl")
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Begin without instil check.")] = False,
+    md: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check, then run all stages, reusing what is finished, and write summary.json and report.html."""
+    pipeline = _pipeline(recipe, overrides)
+    if not no_check:
+        from instil.run.check import check_first
+
+        check_first(pipeline)
+    _show(pipeline, md, as_json, "instil init YOUR_FILE.jsonl")
 
 
 def _pipeline(recipe: Path, overrides: list[str] | None) -> Any:

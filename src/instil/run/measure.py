@@ -122,7 +122,7 @@ def _foreseen(
     step = statistics.fmean(work) / rate
     off = [flops / rate / second for flops, second in zip(timed, seconds, strict=True)]
     per_step = statistics.fmean(tokens)
-    steps = _whole_steps(loop.budget, step, per_step, sum(example.length for example in examples))
+    steps = whole_steps(loop.budget, step, per_step, sum(example.length for example in examples))
     return Measured(
         step_seconds=step, step_seconds_spread=statistics.stdev(off), tokens_per_second=sum(tokens) / sum(seconds),
         flops_per_second=rate, peak_bytes=peak, steps=len(seconds), with_labels=labels is not None, whole_steps=steps,
@@ -148,7 +148,8 @@ def _batch_flops(shape: Shape, chosen: Sequence[Encoded]) -> float:
     return len(chosen) * (flops.total + backward_flops(flops))
 
 
-def _whole_steps(budget: Budget, seconds: float, tokens: float, epoch: float) -> float:
+def whole_steps(budget: Budget, seconds: float, tokens: float, epoch: float) -> float:
+    """Optimizer steps of a budget, with steps of so many seconds and tokens, and so many tokens of all data."""
     if budget.steps:
         return budget.steps
     if budget.minutes:

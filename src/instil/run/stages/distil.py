@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def distil_task(
     """What the loop trains: `model` with the weights that `section` adapts, on the examples of `reading`; `student` is
     what it was built as."""
     adapted = adapt(model, section.adapt, seed=recipe.seed_of_student)
-    module = RowLoss(adapted, family_of(adapted), _mix(section, labels), section.weigh)
+    module = RowLoss(adapted, family_of(adapted), mix_of(section, labels.least if labels else None), section.weigh)
     if teacher is not None and section.features is not None:
         if reading.linked:
             raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
@@ -116,23 +116,30 @@ def distil_task(
     return TextTask(module, reading.examples, (), reading.readers, section.loop.batch_tokens)
 
 
-def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]:
-    """What counts when so much of the budget is spent."""
+def mix_of(section: DistilConfig, least: float | None) -> Callable[[float], Mix]:
+    """What counts when so much of the budget is spent. `least`: a stored probability of 0 is less than this; None
+    without labels."""
 
     def at(progress: float) -> Mix:
-        alpha = section.alpha.at(progress) if labels else 0.0
+        alpha = 0.0 if least is None else section.alpha.at(progress)
         return Mix(
             soft=alpha, hard=1 - alpha, temperature=section.temperature.at(progress), smoothing=section.smoothing,
-            divergence=section.divergence, beta=section.beta.at(progress), least=labels.least if labels else TINY,
+            divergence=section.divergence, beta=section.beta.at(progress), least=TINY if least is None else least,
         )  # fmt: skip
 
     return at
 
 
 def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: Teacher) -> Features:
-    theirs = to_accelerator(teacher.loaded.model.requires_grad_(False))
-    counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
     kept = student.manifest.result.get("depth", {}).get("decoder", {}).get("kept")
+    found = features_of(section, model, teacher.loaded.model, kept)
+    console.say(f"  matches hidden states of layers {', '.join(f'{own}-{other}' for own, other in found.pairs)}")
+    return found
+
+
+def features_of(section: FeaturesConfig, model: nn.Module, teacher: nn.Module, kept: Sequence[int] | None) -> Features:
+    """What `model`, of the layers `kept` of its teacher if it was cut out of it, is to match."""
+    theirs = to_accelerator(teacher.requires_grad_(False))
+    counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
     pairs = pairs_of(*counts, kept) if section.layers == "auto" else section.layers
-    console.say(f"  matches hidden states of layers {', '.join(f'{own}-{other}' for own, other in pairs)}")
     return Features(teacher=theirs, family=family_of(theirs), pairs=pairs, kind=section.kind, weight=section.weight)
