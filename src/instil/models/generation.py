@@ -102,6 +102,17 @@ class TransformersGenerator:
             torch.manual_seed(seed)
             return [list(dict.fromkeys(texts)) for texts in self._run(sources, search, batch_size)]
 
+    def draw(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sample: float, seed: int
+    ) -> list[list[int]]:
+        """Tokens behind each of the `prompts`, all in one batch, drawn at temperature `sample` from `seed` on: up to
+        `max_new_tokens`, the end token included. Raises `ModelError` for more than the model has positions for."""
+        search = self._search(max_new_tokens, do_sample=True, temperature=sample, top_k=0)
+        _require_room(unwrap(self.model), prompts, max_new_tokens, self.kind)
+        with torch.random.fork_rng(), evaluating(self.model), _searching(unwrap(self.model), search):
+            torch.manual_seed(seed)
+            return self._tokens(prompts)
+
     def _run(self, sources: Sequence[str], search: GenerationConfig, batch_size: int) -> list[list[str]]:
         """All texts of each source, in their order."""
         prompts = [self._encode(source) for source in sources]
@@ -147,6 +158,11 @@ class TransformersGenerator:
         return list(dict.fromkeys(end for end in [self.tokenizer.eos_token_id, *ends] if end is not None))
 
     def _texts(self, prompts: list[list[int]]) -> list[str]:
+        ends = set(self._ends())
+        return [self._decode(ids[:-1] if ids[-1] in ends else ids) for ids in self._tokens(prompts)]
+
+    def _tokens(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """What the model writes behind each prompt, to the first end token and with it."""
         model = unwrap(self.model)
         side: Side = "left" if self.kind == "decoder-only" else "right"
         ids_BS, mask_BS = pad_ids(prompts, model.generation_config.pad_token_id, side)
@@ -155,7 +171,7 @@ class TransformersGenerator:
         # The decoder of an encoder-decoder model begins with its start token, which may be an end token too.
         begin = ids_BS.shape[1] if self.kind == "decoder-only" else 1
         ends = set(self._ends())
-        return [self._decode(_until(ids[begin:], ends)) for ids in written]
+        return [_to_end(ids[begin:], ends) for ids in written]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
@@ -182,6 +198,6 @@ def _require_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: 
         )
 
 
-def _until(ids: list[int], ends: set[int]) -> list[int]:
-    """`ids` before the first end token; a batch fills up finished texts behind it."""
-    return ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))]
+def _to_end(ids: list[int], ends: set[int]) -> list[int]:
+    """`ids` up to the first end token; a batch fills up finished texts behind it."""
+    return ids[: next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))]
