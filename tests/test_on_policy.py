@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 import tiny
+from command import Command, instil
 from instil.core.fingerprint import fingerprint
 from instil.data.prompts import Prompt
 from instil.labels.teacher import Teacher
@@ -22,6 +26,8 @@ from instil.objectives.schedules import Schedule
 from instil.train.live import Average, LiveTask, OnPolicy, dense_labels
 from instil.train.loop import train
 from instil.train.task import RowLoss
+from project import finished, models_folder, project
+from project import weights as model_hash
 from test_loop import AT_TWO, SEED, distance, make_config, make_examples, run, weights, without_dropout
 
 LONGEST = 6
@@ -229,3 +235,70 @@ def test_a_student_that_is_its_own_teacher_resumes_as_uninterrupted(name: str, t
     resumed = own_teacher(name, ema=0.7)
     run(resumed, config, tmp_path / "cut")
     assert distance(weights(resumed), weights(whole)) == 0
+
+
+# In a recipe
+
+PLAIN: dict[str, Any] = {"teacher": {"teach": None}, "labels": {"targets": "gold", "temperatures": [1.0]}}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_recipe_lets_the_student_write_and_says_what_it_cost(kind: str, tmp_path: Path) -> None:
+    distil = {"temperature": 1.0, "divergence": "jsd", "on_policy": {"share": 1}, "without_teacher": False}
+    folder = project(tmp_path, kind, pairs=60, **PLAIN, distil=distil)
+    ended = instil("distil", "recipe.yaml", "--json", cwd=folder)
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)["result"]
+    assert 0 < result["writing_share"] < 1 and "of the time the student wrote" in ended.err
+    assert result["soft"] > 0
+    store = next(folder.glob("runs/*/label-*")) / "store"
+    assert not store.exists(), "nobody reads stored labels"
+    assert "written by the student itself" in (finished(folder, "distil") / "model" / "README.md").read_text()
+    plain = instil("distil", "recipe.yaml", "--set", "distil.on_policy=null", cwd=folder)
+    assert plain.code == 0 and "distil: done" in plain.err, plain.err
+
+
+@pytest.mark.timeout(300)
+def test_killed_on_policy_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    distil = {"temperature": 1.0, "on_policy": {"share": 0.5}, "without_teacher": False}
+    loop = {"budget": {"steps": 30}, "batch_tokens": 256, "checkpoint_steps": 2, "trackers": []}
+    folders = [project(tmp_path / n, "llama", pairs=60, **PLAIN, distil=distil | {"loop": loop}) for n in ("a", "b")]
+    assert instil("distil", "recipe.yaml", cwd=folders[0]).code == 0
+    command = Command("distil", "recipe.yaml", cwd=folders[1])
+    while not list(folders[1].glob("runs/*/distil-*.part/checkpoint/state.json")) and command.poll() is None:
+        time.sleep(0.01)
+    command.signal(signal.SIGKILL)
+    command.end()
+    ended = instil("distil", "recipe.yaml", cwd=folders[1])
+    assert ended.code == 0 and "distil: going on in" in ended.err, ended.err
+    assert model_hash(folders[0]) == model_hash(folders[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (("teacher.served={url: http://localhost/v1}",), "too far away"),
+        (("student={scratch: {layers: 1, tokenizer: {train: 300}}}",), "without on_policy"),
+        (("student.vocabulary={tokens: used}",), "leave student.vocabulary out"),
+        (("distil.weigh=sure",), "weigh reads stored labels"),
+        (("distil.on_policy={share: 2}",), "a share lies between 0 and 1"),
+        (("distil.on_policy={shares: 1}",), "did you mean 'share'"),
+        (("distil.self_teacher={ema: 1}",), "distil.self_teacher.ema: input should be less than 1"),
+    ],
+)
+def test_where_no_teacher_can_score_a_line_says_so(changes: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    folder = project(tmp_path, "llama", pairs=20, **PLAIN, distil={"temperature": 1.0, "on_policy": {"share": 1}})
+    ended = instil("distil", "recipe.yaml", *(part for each in changes for part in ("--set", each)), cwd=folder)
+    assert ended.code == 2 and says in ended.err, ended.err
+
+
+@pytest.mark.timeout(300)
+def test_a_student_of_its_own_must_share_its_teachers_tokens_and_kind(tmp_path: Path) -> None:
+    distil = {"temperature": 1.0, "on_policy": {"share": 1}, "without_teacher": False}
+    folder = project(tmp_path, "llama", pairs=20, **PLAIN, distil=distil)
+    own = ("--set", f"student={{model: {models_folder() / 'qwen3'}}}")
+    assert instil("distil", "recipe.yaml", *own, cwd=folder).code == 0
+    other = ("--set", f"student={{model: {models_folder() / 't5'}}}")
+    ended = instil("distil", "recipe.yaml", *other, cwd=folder)
+    assert ended.code == 2 and ("tokens" in ended.said or "the student is encoder-decoder" in ended.said), ended.err

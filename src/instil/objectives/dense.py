@@ -21,8 +21,9 @@ from instil.objectives.fused import Mix, Projection, Soft, logits_of
 class DenseLabels:
     """What a teacher in memory says of N rows: its `hidden_NE` and the head that turns them into logits.
 
-    Where one of teacher and student has more ids than the other, the rest of them only pad its head: the teacher's
-    mass is shared out over the ids that both have.
+    Its probabilities are its own, however small, so `Mix.least` is left aside. Where one of teacher and student has
+    more ids than the other, the rest of them only pad its head: the teacher's mass is shared out over the ids that both
+    have.
     """
 
     hidden_NE: Float[Tensor, "n e"]
@@ -40,7 +41,7 @@ class DenseLabels:
         temperature = mix.temperature
         probs_CV = self._probabilities(part, logits_CV.shape[1], temperature).to(logits_CV.dtype)
         log_q_CV = (logits_CV if temperature == 1 else logits_CV / temperature).log_softmax(-1)
-        loss_C, slope_CV = divergence(mix.divergence, mix.beta, probs_CV, log_q_CV, least=mix.least)
+        loss_C, slope_CV = divergence(mix.divergence, mix.beta, probs_CV, log_q_CV)
         soft, hard = mix.soft * temperature, mix.hard if temperature == 1 else 0.0
         both_C1 = hard - soft * slope_CV.sum(-1, keepdim=True)
         grad_CV = log_q_CV.exp_().mul_(both_C1).add_(slope_CV, alpha=soft)

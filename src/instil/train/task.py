@@ -19,7 +19,6 @@ from instil.models.family import Batch, Family
 from instil.models.head import Head
 from instil.models.layers import only_layers
 from instil.objectives.config import Weighing
-from instil.objectives.divergences import TINY
 from instil.objectives.fused import LossSums, Mix, Projection, RowLabels, SparseLabels, row_loss
 
 LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
@@ -76,7 +75,7 @@ class RowLoss(nn.Module):
             rows = self.family.rows(self.model, batch.batch)
         mix = self.mix
         if batch.own:
-            mix = replace(mix, soft=1.0, hard=0.0, least=TINY)
+            mix = replace(mix, soft=1.0, hard=0.0)
         elif not batch.labels:
             mix = Mix(hard=1.0, smoothing=mix.smoothing)
         labels = batch.labels.get(mix.temperature)
