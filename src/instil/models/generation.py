@@ -102,6 +102,17 @@ class TransformersGenerator:
             torch.manual_seed(seed)
             return [list(dict.fromkeys(texts)) for texts in self._run(sources, search, batch_size)]
 
+    def draw(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sample: float, seed: int
+    ) -> list[list[int]]:
+        """Tokens behind each of the `prompts`, all in one batch, drawn at temperature `sample` from `seed` on: up to
+        `max_new_tokens`, the end token included. Raises `ModelError` for more than the model has positions for."""
+        search = self.search(max_new_tokens, do_sample=True, temperature=sample, top_k=0)
+        _require_room(unwrap(self.model), prompts, max_new_tokens, self.kind)
+        with torch.random.fork_rng(), evaluating(self.model), _searching(unwrap(self.model), search):
+            torch.manual_seed(seed)
+            return self._tokens(prompts)
+
     def _run(self, sources: Sequence[str], search: GenerationConfig, batch_size: int) -> list[list[str]]:
         """All texts of each source, in their order."""
         prompts = [self._encode(source) for source in sources]
@@ -154,23 +165,23 @@ class TransformersGenerator:
     ) -> None:
         """Write behind `prompts`, token ids, as one batch; what is written `stopping` sees as it comes."""
         with evaluating(self.model), _searching(unwrap(self.model), search):
-            self._ids(prompts, stopping_criteria=stopping)
+            self._tokens(prompts, stopping_criteria=stopping)
 
     def _texts(self, prompts: list[list[int]]) -> list[str]:
-        # The decoder of an encoder-decoder model begins with its start token, which may be an end token too.
-        written, ends = self._ids(prompts), set(self.ends)
-        begin = max(len(prompt) for prompt in prompts) if self.kind == "decoder-only" else 1
-        return [self._decode(_until(ids[begin:], ends)) for ids in written]
+        ends = set(self.ends)
+        return [self._decode(ids[:-1] if ids[-1] in ends else ids) for ids in self._tokens(prompts)]
 
-    def _ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+    def _tokens(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+        """What the model writes behind each prompt, to the first end token and with it."""
         model = unwrap(self.model)
         side: Side = "left" if self.kind == "decoder-only" else "right"
         ids_BS, mask_BS = pad_ids(prompts, model.generation_config.pad_token_id, side)
         device = model.get_input_embeddings().weight.device
-        found: list[list[int]] = model.generate(
-            input_ids=ids_BS.to(device), attention_mask=mask_BS.to(device), **options
-        ).tolist()
-        return found
+        written = model.generate(input_ids=ids_BS.to(device), attention_mask=mask_BS.to(device), **options).tolist()
+        # The decoder of an encoder-decoder model begins with its start token, which may be an end token too.
+        begin = ids_BS.shape[1] if self.kind == "decoder-only" else 1
+        ends = set(self.ends)
+        return [_to_end(ids[begin:], ends) for ids in written]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
@@ -197,6 +208,6 @@ def _require_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: 
         )
 
 
-def _until(ids: list[int], ends: set[int]) -> list[int]:
-    """`ids` before the first end token; a batch fills up finished texts behind it."""
-    return ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))]
+def _to_end(ids: list[int], ends: set[int]) -> list[int]:
+    """`ids` up to the first end token; a batch fills up finished texts behind it."""
+    return ids[: next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))]

@@ -84,7 +84,7 @@ def two_vocabularies(teacher: Reader, student: Reader, texts: Sequence[str], *, 
             return [
                 warn("tokenizers-differ-partly", "the student lacks tokens of its teacher's", remedy, evidence=evidence)
             ]
-    remedy = "choose a student with the teacher's tokenizer, or learn from texts: distil.alpha: 0, labels.targets: teacher"
+    remedy = "choose one with the teacher's tokenizer, or learn from texts: distil.alpha: 0, labels.targets: teacher"
     return [fail("tokenizers-differ", "the student reads in other tokens than its teacher", remedy, evidence=evidence)]
 
 

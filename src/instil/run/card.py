@@ -142,8 +142,11 @@ def _learned(recipe: Recipe, learned: Mapping[str, Any] | None) -> str:
     budget = f"{section.loop.budget} ({learned['step']} steps)"
     if not learned.get("labels"):
         return f"{budget}; cross-entropy on the {recipe.labels.targets} targets"
+    if section.on_policy:
+        budget += f"; a share of {section.on_policy.share} of the batches written by the student itself"
+    whose = "its own past's" if section.self_teacher else "the teacher's"
     return (
-        f"{budget}; alpha {section.alpha} of {section.divergence} to the teacher's distributions at temperature"
+        f"{budget}; alpha {section.alpha} of {section.divergence} to {whose} distributions at temperature"
         f" {section.temperature}, the rest cross-entropy on the {recipe.labels.targets} targets"
     )
 

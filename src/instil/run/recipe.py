@@ -62,6 +62,11 @@ class Recipe(Config):
         labels = self.labels
         if self.teacher.served and self.distil and self.distil.features:
             raise ValueError("a served teacher shows no hidden states; leave distil.features out")
+        if self.teacher.served and self.distil and self.distil.wants_teacher:
+            raise ValueError(
+                "distil.on_policy asks the teacher in each step, which a served one is too far away for; load it in"
+                " memory (leave teacher.served out), or leave on_policy out"
+            )
         if self.teacher.served and (labels.temperatures != (1.0,) or labels.detail != "default"):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
@@ -73,10 +78,15 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
         own_tokens = self.student and self.student.scratch and self.student.scratch.tokenizer
-        if own_tokens and self.distil and self.distil.learns_from_labels:
+        if own_tokens and self.distil and self.distil.learns_its_tokens:
             raise ValueError(
                 "student.scratch.tokenizer gives the student tokens of its own, which labels do not fit; learn from"
-                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, or leave tokenizer out"
+                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, without on_policy, or leave"
+                " tokenizer out"
+            )
+        if self.student and self.student.vocabulary and self.distil and self.distil.on_policy:
+            raise ValueError(
+                "distil.on_policy needs a student that writes all of the teacher's tokens; leave student.vocabulary out"
             )
         return self
 

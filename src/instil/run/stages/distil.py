@@ -21,11 +21,13 @@ from instil.run.sections.distil import DistilConfig, FeaturesConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
+from instil.run.stages.live import live_task
 from instil.run.stages.made_models import keep_model, load_made
 from instil.run.stages.reading import Reading, reading_of
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
 from instil.train.features import FeatureRowLoss, Features, pairs_of
+from instil.train.live import LiveTask
 from instil.train.session import run_training
 from instil.train.task import RowLoss, TextTask
 from instil.train.teach import adapt, merged
@@ -52,7 +54,7 @@ def run_distil(
     inputs = {"student": student.fingerprint, "data": data.fingerprint}
     if labels is not None:
         inputs["labels"] = labels.fingerprint
-    if section.features is None or labels is None:
+    if not section.wants_teacher or labels is None:
         teacher = None
     if teacher is not None:
         inputs["teacher"] = teacher.fingerprint
@@ -72,6 +74,8 @@ def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     names = {"smoothing", "adapt"}
     if with_labels:
         names |= {"alpha", "temperature", "divergence", "beta", "weigh", "features"}
+        # Named where they are set, so that students of recipes without them are found again.
+        names |= {name for name in ("on_policy", "self_teacher") if getattr(section, name)}
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
@@ -89,6 +93,8 @@ def _distil(
     examples, cut = encode(recipe, loaded, records, "train")
     reading = reading_of(recipe, loaded, labels, examples)
     task = distil_task(recipe, section, student, loaded.model, labels, reading, teacher)
+    if labels is not None:
+        task = live_task(recipe, section, task, loaded.tokenizer, teacher)
     task.held_out = held_out_examples(recipe, loaded, data, section.loop)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
@@ -96,7 +102,12 @@ def _distil(
     result["cut"] = str(cut)
     if reading.left_out:
         result["left_out"] = list(reading.left_out)
-    learned = {**result, "labels": labels is not None and labels.store is not None}
+    if labels is not None and section.on_policy:
+        share = result["renewed_s"] / max(result["elapsed_s"], 1e-9)
+        console.say(f"  {share:.0%} of the time the student wrote and the teacher read its texts")
+        result["writing_share"] = round(share, 4)
+    soft = labels is not None and (labels.store is not None or isinstance(task, LiveTask))
+    learned = {**result, "labels": soft}
     card = student_card(recipe, student.manifest.result, loaded.kind, learned=learned)
     return result | keep_model(merged(task.module.model), loaded.tokenizer, folder, card=card)
 
