@@ -8,7 +8,7 @@ from pathlib import Path
 from instil.core.errors import Problem
 from instil.data import hub
 from instil.data.columns import layout, record_of
-from instil.data.config import DataConfig
+from instil.data.config import DataConfig, Places
 from instil.data.problems import BadData
 from instil.data.records import SPLIT_NAMES
 from instil.data.sources import Origin, open_origin, plan
@@ -16,6 +16,10 @@ from instil.data.sources import Origin, open_origin, plan
 
 def preflight(config: DataConfig, base: Path) -> list[Problem]:
     """Everything wrong that the first record of each file shows. Changes nothing and asks no hub."""
+    return [problem for task in config.tasks.values() for problem in _problems(task, base)]
+
+
+def _problems(config: Places, base: Path) -> list[Problem]:
     problems: list[Problem] = []
     roles = ("source", *SPLIT_NAMES)
     for role in roles:
@@ -43,7 +47,7 @@ def _hub_problems(place: str) -> list[Problem]:
     return [Problem(grade="info", what="a hub data set is not checked beforehand", remedy=remedy, where=place)]
 
 
-def _first_problem(origin: Origin, config: DataConfig) -> Problem | None:
+def _first_problem(origin: Origin, config: Places) -> Problem | None:
     try:
         table = open_origin(origin, config)
         columns = layout(config.columns, table)

@@ -52,6 +52,12 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _examined_task_exists(self) -> Self:
+        if self.evaluate.task not in self.data.tasks:
+            raise ValueError(f"evaluate.task is {self.evaluate.task!r}; choose one of {', '.join(self.data.tasks)}")
+        return self
+
+    @model_validator(mode="after")
     def _server_can_tell(self) -> Self:
         labels = self.labels
         if self.teacher.served and self.distil and self.distil.features:
