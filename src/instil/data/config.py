@@ -165,8 +165,10 @@ class DataConfig(Places):
     @property
     def tasks(self) -> dict[str, DataConfig | FurtherTask]:
         """The tasks by name, the main one first, each with its places."""
-        places = {name: getattr(self, name) for name in _PLACES}
-        further = {
-            task.name: task if task._places_needed else task.model_copy(update=places) for task in self.also
-        }
-        return {MAIN_TASK: self, **further}
+        return {MAIN_TASK: self, **{task.name: self._placed(task) for task in self.also}}
+
+    def _placed(self, task: FurtherTask) -> FurtherTask:
+        if task._places_needed:
+            return task
+        shared = {*_PLACES, "limit", "clean"} - task.model_fields_set
+        return task.model_copy(update={name: getattr(self, name) for name in shared})

@@ -43,5 +43,7 @@ def mixture_of(tasks: Sequence[str], *, temperature: float, most: int | None = N
 def _turns(members: Sequence[int], start: int, count: int, seed: str) -> list[int]:
     """`count` of `members` from the `start`-th turn on, in rounds that are shuffled one by one."""
     rounds = range(start // len(members), (start + count - 1) // len(members) + 1)
-    order = list(chain.from_iterable(random.Random(f"{seed}/{number}").sample(members, len(members)) for number in rounds))
+    order = list(
+        chain.from_iterable(random.Random(f"{seed}/{number}").sample(members, len(members)) for number in rounds)
+    )
     return order[start % len(members) :][:count]

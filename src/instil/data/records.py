@@ -45,9 +45,7 @@ def as_mapping(record: Record) -> dict[str, object]:
 
 def record_of_mapping(row: Mapping[str, Any]) -> Record:
     """What `as_mapping` wrote. Raises `KeyError` or `TypeError` for anything else."""
-    return Record(
-        row["id"], row["source"], tuple(row.get("targets") or [row["target"]]), row.get("task", MAIN_TASK)
-    )
+    return Record(row["id"], row["source"], tuple(row.get("targets") or [row["target"]]), row.get("task", MAIN_TASK))
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:

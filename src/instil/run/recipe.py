@@ -66,6 +66,8 @@ class Recipe(Config):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
             )
+        if self.teacher.served and labels.keep and labels.keep.by == "score":
+            raise ValueError("labels.keep.by: score is for a teacher in memory; of a served one keep by rouge")
         if self.teacher.served and labels.beams > 1:
             raise ValueError("labels.beams is for a teacher in memory; a served one writes greedily, or draws: sample")
         return self
