@@ -11,6 +11,16 @@ from command import instil
 from instil.run.recipe_file import read_recipe
 from project import models_folder, write_pairs
 
+PAIRS = "source: pairs.jsonl, clean: {near_duplicates: null}"
+OWN: dict[str, dict[str, str]] = {
+    "step-by-step": {
+        "data": f"{{{PAIRS}, also: [{{name: rationale, prefix: 'explain: ', from_teacher: true}}]}}",
+        "student.model": str(models_folder() / "llama"),
+    },
+    "multi-task": {"data": f"{{{PAIRS}, also: [{{name: titles, prefix: 'title: '}}], sampling: {{temperature: 2}}}}"},
+}
+"""What single recipes are given instead, because their data are not pairs alone."""
+
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "methods").glob("*.yaml"))
 
@@ -22,12 +32,19 @@ def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
     keep = "" if recipe.student is None or recipe.student.keep is None else "[0]"
     changes = {
-        "data": "{source: pairs.jsonl, clean: {near_duplicates: null}}",
+        "data": f"{{{PAIRS}}}",
         "teacher": f"{{model: {models_folder() / 'llama'}}}",
-        **({"student.keep": keep} if keep else {"student.layers": "2"}),
+        **(
+            {"student.keep": keep}
+            if keep
+            else {}
+            if recipe.student and recipe.student.model
+            else {"student.layers": "2"}
+        ),
         "distil.loop.budget": "{steps: 3}",
         "limits": "{source: 64, target: 16}",
         "evaluate": "{items: 4, max_new_tokens: 6, latency_items: 2}",
+        **OWN.get(path.stem, {}),
     }
     options = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
     ended = instil("run", str(path), *options, "--json", cwd=tmp_path)

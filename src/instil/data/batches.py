@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from instil.core.errors import ConfigError, DataError
+from instil.data.mixing import Mixture
 
 _POOL_BATCHES = 32
 """Examples of so many batches are sorted by length together: long enough for even batches, short enough to mix."""
@@ -22,9 +23,16 @@ class Position:
 
 
 def epoch_batches(
-    lengths: Sequence[int], *, tokens: int, seed: int, epoch: int, most: int | None = None
+    lengths: Sequence[int],
+    *,
+    tokens: int,
+    seed: int,
+    epoch: int,
+    most: int | None = None,
+    mixture: Mixture | None = None,
 ) -> list[list[int]]:
-    """Indices of one epoch's batches: longest length x number of examples <= `tokens`, each example exactly once.
+    """Indices of one epoch's batches: longest length x number of examples <= `tokens`, each example exactly once, or
+    as often as `mixture` says.
 
     `most` is the largest number of examples in a batch; None for no such limit.
 
@@ -36,7 +44,7 @@ def epoch_batches(
             " raise batch_tokens or lower limits.source"
         )
     rng = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
+    order = mixture.epoch(seed, epoch) if mixture else list(range(len(lengths)))
     rng.shuffle(order)
     mean = max(1.0, sum(lengths) / max(len(lengths), 1))
     pool = max(1, round(tokens / mean * _POOL_BATCHES))
@@ -60,7 +68,13 @@ def _cut(ordered: list[int], lengths: Sequence[int], tokens: int, most: int | No
 
 
 def endless_batches(
-    lengths: Sequence[int], *, tokens: int, seed: int, start: Position, most: int | None = None
+    lengths: Sequence[int],
+    *,
+    tokens: int,
+    seed: int,
+    start: Position,
+    most: int | None = None,
+    mixture: Mixture | None = None,
 ) -> Iterator[tuple[Position, list[int]]]:
     """Batches of epoch after epoch from `start` on, each with the position *after* it.
 
@@ -70,7 +84,7 @@ def endless_batches(
         raise DataError("there are no examples to train on; check the train split")
     epoch, first = start.epoch, start.batch
     while True:
-        batches = epoch_batches(lengths, tokens=tokens, seed=seed, epoch=epoch, most=most)
+        batches = epoch_batches(lengths, tokens=tokens, seed=seed, epoch=epoch, most=most, mixture=mixture)
         for number in range(first, len(batches)):
             yield Position(epoch, number + 1, len(batches)), batches[number]
         epoch, first = epoch + 1, 0

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from instil.data.account import Reason
 from instil.data.config import CleanConfig
@@ -80,7 +81,7 @@ class Gate:
             count += 1
             name = f"{made}-{count}"
         self._key_of_id[name] = key
-        return Record(name, record.source, record.targets)
+        return replace(record, id=name)
 
 
 Dropped = list[Reason | None]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from instil.core.config import Config
-from instil.data.records import SplitName
+from instil.data.records import MAIN_TASK, SPLIT_NAMES, SplitName
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """One column name or a list of them."""
@@ -76,8 +76,8 @@ class SplitLimits(Config):
         return value
 
 
-class DataConfig(Config):
-    """Where the records come from.
+class Places(Config):
+    """Where the records of one task come from.
 
     A place is `synopsis` (built in), a file or folder of .jsonl, .json, .csv, .tsv (these also .gz) or .parquet files,
     or `hub:owner/name`. `source` may bring its own splits (files or hub splits named train, validation, test);
@@ -99,9 +99,13 @@ class DataConfig(Config):
     limit: SplitLimits = SplitLimits()
     clean: CleanConfig = CleanConfig()
 
+    @property
+    def _places_needed(self) -> bool:
+        return True
+
     @model_validator(mode="after")
-    def _one_training_place(self) -> DataConfig:
-        if (self.source is None) == (self.train is None):
+    def _one_training_place(self) -> Self:
+        if self._places_needed and (self.source is None) == (self.train is None):
             found = "neither is set" if self.source is None else "both are set"
             raise ValueError(f"training records come from 'source' or from 'train', and {found}; set one of them")
         if self.validation_share + self.test_share >= 1:
@@ -111,3 +115,60 @@ class DataConfig(Config):
     def share_of(self, split: SplitName) -> float:
         """The share of the training records that a missing held-out `split` is cut from them with."""
         return {"train": 1.0, "validation": self.validation_share, "test": self.test_share}[split]
+
+
+_PLACES = ("source", *SPLIT_NAMES, "config", "split", "revision")
+
+
+class FurtherTask(Places):
+    """A further data set, learned beside the main one; without a place, other columns of the main one's records.
+    `prefix` stands before each of its sources, as in T5, so that the model knows what is asked of it; its rows count
+    `weight` times. `from_teacher`: a teacher wrote it, such as rationales, so the student without a teacher goes
+    without it. A held-out split that nobody brings is not cut."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=40)]
+    prefix: str = ""
+    weight: PositiveFloat = 1.0
+    from_teacher: bool = False
+    validation_share: float = Field(default=0.0, ge=0, lt=1)
+    test_share: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def _places_needed(self) -> bool:
+        return any(getattr(self, name) is not None for name in _PLACES)
+
+
+class Sampling(Config):
+    """How often each task's turn comes: in proportion to min(its records, `most`)^(1 / `temperature`) (Raffel et al.
+    2019, arXiv 1910.10683, section 3.5.2). At 1 each record comes once an epoch; higher temperatures even the tasks out."""
+
+    temperature: float = Field(default=1.0, ge=1)
+    most: PositiveInt | None = None
+
+
+class DataConfig(Places):
+    """The main task, called `main`, and any further tasks beside it in `also`, each with a `prefix` and a `weight`;
+    `sampling` says how often each has its turn."""
+
+    prefix: str = ""
+    weight: PositiveFloat = 1.0
+    also: tuple[FurtherTask, ...] = ()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [MAIN_TASK, *(task.name for task in self.also)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two tasks are called {twice!r}; give each in also a name of its own")
+        return self
+
+    @property
+    def tasks(self) -> dict[str, DataConfig | FurtherTask]:
+        """The tasks by name, the main one first, each with its places."""
+        return {MAIN_TASK: self, **{task.name: self._placed(task) for task in self.also}}
+
+    def _placed(self, task: FurtherTask) -> FurtherTask:
+        if task._places_needed:
+            return task
+        shared = {*_PLACES, "limit", "clean"} - task.model_fields_set
+        return task.model_copy(update={name: getattr(self, name) for name in shared})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from instil.core.console import Advance
 from instil.data.account import Account, Reason, SplitAccount
 from instil.data.clean import Gate, Heard, judge, source_key
 from instil.data.columns import layout, record_of
-from instil.data.config import CleanConfig, DataConfig
+from instil.data.config import CleanConfig, DataConfig, Places
 from instil.data.leakage import HeldOut
 from instil.data.problems import BadData
-from instil.data.records import HELD_OUT, SPLIT_NAMES, Record, SplitName, Splits
+from instil.data.records import HELD_OUT, MAIN_TASK, SPLIT_NAMES, Record, SplitName, Splits
 from instil.data.sources import Origin, Plan, open_origin, plan
 from instil.data.tables import Table
 
@@ -28,23 +30,48 @@ def load_splits(config: DataConfig, *, base: Path, advance: Advance | None = Non
     added at the end of a file move no other record to another split.
     Raises `BadData`, a `DataError`, that names the file and line of the first defect.
     """
-    reading = _Reading(config, plan(config, base), advance)
-    gates = reading.gates()
-    held_sources = [record.source for name in HELD_OUT for record in gates[name].records]
-    check_leaks = config.clean.leakage != "off" and bool(held_sources)
-    held_out = HeldOut(held_sources, config.clean.leakage_ngram) if check_leaks else None
+    readings = {name: _Reading(task, plan(task, base), advance) for name, task in config.tasks.items()}
+    gates = {name: reading.gates() for name, reading in readings.items()}
+    # Of all tasks: what one is examined on may not be another's lesson.
+    held_sources = [record.source for gate in gates.values() for name in HELD_OUT for record in gate[name].records]
+    held_out = cache(lambda ngram: HeldOut(held_sources, ngram))
+    splits: Splits = {name: [] for name in SPLIT_NAMES}
+    account: dict[str, SplitAccount] = {}
+    notes: list[str] = []
+    for name, task in config.tasks.items():
+        check_leaks = task.clean.leakage != "off" and bool(held_sources)
+        against = held_out(task.clean.leakage_ngram) if check_leaks else None
+        found, accounts = _clean(task, gates[name], against, advance)
+        _check_not_empty(accounts, readings[name].plan, task)
+        _separate_ids(found)
+        for split, records in found.items():
+            splits[split] += [_of_task(record, name, task.prefix) for record in records]
+        suffix = "" if name == MAIN_TASK else f" of {name}"
+        account |= {f"{split}{suffix}": each for split, each in accounts.items() if each.read or not suffix}
+        notes += [f"{note}{suffix}" for note in _notes(accounts, readings[name].plan, task)]
+    return splits, Account(account, tuple(notes))
+
+
+def _clean(
+    task: Places, gates: Mapping[SplitName, Gate], held_out: HeldOut | None, advance: Advance | None
+) -> tuple[Splits, dict[str, SplitAccount]]:
+    """The good records of one task, and what was dropped."""
     splits: Splits = {}
     accounts: dict[str, SplitAccount] = {}
     for name in SPLIT_NAMES:
         heard = _heard(advance, f"{name}: ")
         against = held_out if name == "train" else None
-        chosen = _choose(gates[name].records, config.clean, config.limit.of(name), against, heard)
+        chosen = _choose(gates[name].records, task.clean, task.limit.of(name), against, heard)
         dropped = gates[name].dropped + chosen.dropped
         accounts[name] = SplitAccount(gates[name].read, len(chosen.records), dict(dropped), chosen.leaks_kept)
         splits[name] = chosen.records
-    _check_not_empty(accounts, reading.plan, config)
-    _separate_ids(splits)
-    return splits, Account(accounts, tuple(_notes(accounts, reading.plan, config)))
+    return splits, accounts
+
+
+def _of_task(record: Record, task: str, prefix: str) -> Record:
+    """`record` as the model meets it among several tasks; ids of different tasks may be the same."""
+    own = record.id if task == MAIN_TASK else f"{task}/{record.id}"
+    return replace(record, id=own, source=prefix + record.source, task=task)
 
 
 def _heard(advance: Advance | None, prefix: str) -> Heard | None:
@@ -54,7 +81,7 @@ def _heard(advance: Advance | None, prefix: str) -> Heard | None:
 class _Reading:
     """One pass over all origins."""
 
-    def __init__(self, config: DataConfig, plan: Plan, advance: Advance | None) -> None:
+    def __init__(self, config: Places, plan: Plan, advance: Advance | None) -> None:
         self.plan = plan
         self._config = config
         self._advance = advance
@@ -133,7 +160,7 @@ def _only_warned(reason: Reason, config: CleanConfig) -> bool:
     return config.leakage == "warn" and reason in ("leaked exact", "leaked n-gram")
 
 
-def _check_not_empty(accounts: dict[str, SplitAccount], plan: Plan, config: DataConfig) -> None:
+def _check_not_empty(accounts: dict[str, SplitAccount], plan: Plan, config: Places) -> None:
     for name, account in accounts.items():
         if account.kept == 0 and (name == "train" or name in plan.given):
             place = getattr(config, name) or config.source or config.train
@@ -148,11 +175,11 @@ def _separate_ids(splits: Splits) -> None:
     taken: set[str] = set()
     for name, records in splits.items():
         if any(record.id in taken for record in records):
-            splits[name] = [Record(f"{name}/{record.id}", record.source, record.targets) for record in records]
+            splits[name] = [replace(record, id=f"{name}/{record.id}") for record in records]
         taken.update(record.id for record in splits[name])
 
 
-def _notes(accounts: dict[str, SplitAccount], plan: Plan, config: DataConfig) -> list[str]:
+def _notes(accounts: dict[str, SplitAccount], plan: Plan, config: Places) -> list[str]:
     notes = list(plan.notes)
     for name in HELD_OUT:
         if name not in plan.given and accounts[name].kept == 0 and config.share_of(name) > 0:

@@ -13,7 +13,7 @@ from instil.data import hub, text_checks
 from instil.data.account import Account, SplitAccount
 from instil.data.clean import source_key
 from instil.data.columns import layout, record_of
-from instil.data.config import DataConfig
+from instil.data.config import DataConfig, Places
 from instil.data.leakage import HeldOut
 from instil.data.problems import BadData
 from instil.data.records import HELD_OUT, SPLIT_NAMES, Record, SplitName, Splits
@@ -29,6 +29,10 @@ _SOURCES_CUT, _TARGETS_CUT, _MOST_TARGETS_CUT = 0.1, 0.02, 0.5
 
 def preflight(config: DataConfig, base: Path) -> list[Problem]:
     """Everything wrong that the first record of each file shows. Changes nothing and asks no hub."""
+    return [problem for task in config.tasks.values() for problem in _problems(task, base)]
+
+
+def _problems(config: Places, base: Path) -> list[Problem]:
     problems: list[Problem] = []
     roles = ("source", *SPLIT_NAMES)
     for role in roles:
@@ -56,7 +60,7 @@ def _hub_problems(place: str) -> list[Problem]:
     return [info("data-unread", "a hub data set is not checked beforehand", remedy, where=place)]
 
 
-def _first_problem(origin: Origin, config: DataConfig) -> Problem | None:
+def _first_problem(origin: Origin, config: Places) -> Problem | None:
     try:
         table = open_origin(origin, config)
         columns = layout(config.columns, table)

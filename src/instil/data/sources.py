@@ -8,7 +8,7 @@ from pathlib import Path
 
 from instil.data import hub
 from instil.data.columns import wanted
-from instil.data.config import DataConfig
+from instil.data.config import Places
 from instil.data.formats import SUPPORTED, format_of, open_table
 from instil.data.problems import BadData, closest, shown
 from instil.data.records import SPLIT_NAMES, SplitName
@@ -41,7 +41,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def plan(config: DataConfig, base: Path) -> Plan:
+def plan(config: Places, base: Path) -> Plan:
     """Find everything that `config` names, relative to `base`. Raises `BadData` for what is not there."""
     origins: list[Origin] = []
     notes: list[str] = []
@@ -55,7 +55,7 @@ def plan(config: DataConfig, base: Path) -> Plan:
     return Plan(tuple(origins), frozenset(origin.split for origin in origins), tuple(notes))
 
 
-def open_origin(origin: Origin, config: DataConfig) -> Table:
+def open_origin(origin: Origin, config: Places) -> Table:
     """The table of `origin`. Raises `BadData` when it cannot be opened, or is empty."""
     used = wanted(config.columns)
     if origin.file is not None:
@@ -64,7 +64,7 @@ def open_origin(origin: Origin, config: DataConfig) -> Table:
     return hub.table_of(origin.place, config=config.config, split=split, revision=config.revision, wanted=used)
 
 
-def _source_origins(place: str, config: DataConfig, base: Path) -> tuple[list[Origin], list[str]]:
+def _source_origins(place: str, config: Places, base: Path) -> tuple[list[Origin], list[str]]:
     if hub.is_hub(place):
         if config.split is not None:
             return [Origin("train", place, hub_split=config.split)], []
@@ -87,7 +87,7 @@ def _source_origins(place: str, config: DataConfig, base: Path) -> tuple[list[Or
     return origins, [note]
 
 
-def _split_origins(place: str, split: SplitName, config: DataConfig, base: Path) -> list[Origin]:
+def _split_origins(place: str, split: SplitName, config: Places, base: Path) -> list[Origin]:
     if hub.is_hub(place):
         return [Origin(split, place, hub_split=(config.split if split == "train" else None) or split)]
     files = _files(place, base)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from instil.core.errors import DataError
 from instil.data.prompts import Prompt
-from instil.data.records import Record
+from instil.data.records import MAIN_TASK, Record
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -22,12 +22,13 @@ _TOGETHER = 512
 class Encoded:
     """One training example: what the model reads, and what it is to write (ending with the end token unless cut).
 
-    `prompt_ids` of an encoder-decoder model are its encoder's input. `target_ids` are never empty.
+    `prompt_ids` of an encoder-decoder model are its encoder's input. `target_ids` are never empty. `task`: the record's.
     """
 
     id: str
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    task: str = MAIN_TASK
 
     @property
     def length(self) -> int:
@@ -143,7 +144,7 @@ def encode_records(
         cut.sources += sum(was_cut for _, was_cut in sources)
         cut.targets += sum(len(ids) > limits.target for ids in targets)
         examples += [
-            Encoded(record.id, tuple(prompt_ids), tuple(target_ids[: limits.target]))
+            Encoded(record.id, tuple(prompt_ids), tuple(target_ids[: limits.target]), record.task)
             for record, prompt_ids, target_ids in zip(part, prompts, targets, strict=True)
         ]
     return examples, cut

@@ -93,8 +93,8 @@ class Teacher:
             rows = self.rows([examples[index] for index in indices])
             target_N = torch.tensor([token for index in indices for token in examples[index].target_ids])
             starts_N = torch.from_numpy(np.concatenate([_draw_starts(examples[index]) for index in indices]))
-            for chunk in _chunks(rows, target_N, starts_N):
-                for number, found in enumerate(_pick_all(codec, *chunk, sums)):
+            for logits_CV, target_C, starts_C in chunks(rows, target_N, starts_N.float()):
+                for number, found in enumerate(_pick_all(codec, logits_CV, target_C, starts_C, sums)):
                     picks[number].append(found)
             place.extend(np.arange(starts[index], starts[index + 1]) for index in indices)
             advance(len(place))
@@ -108,13 +108,13 @@ def _draw_starts(example: Encoded) -> NDArray[np.float64]:
     return np.modf(first + _GOLDEN * np.arange(len(example.target_ids), dtype=np.float64))[0]
 
 
-def _chunks(rows: Rows, target_N: Tensor, starts_N: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits in fp32, targets and draw starts of a few rows at a time."""
+def chunks(rows: Rows, *columns_N: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Logits in fp32 and these columns of a few rows at a time, where the logits are."""
     size = max(1, _CHUNK_NUMBERS // rows.head.n_valid)
-    for start in range(0, len(target_N), size):
+    for start in range(0, len(rows.hidden_ND), size):
         part = slice(start, start + size)
         logits_CV = rows.head.logits(rows.hidden_ND[part]).float()
-        yield logits_CV, target_N[part].to(logits_CV.device), starts_N[part].float().to(logits_CV.device)
+        yield logits_CV, *(column_N[part].to(logits_CV.device) for column_N in columns_N)
 
 
 def _pick_all(

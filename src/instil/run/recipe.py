@@ -58,6 +58,12 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _examined_task_exists(self) -> Self:
+        if self.evaluate.task not in self.data.tasks:
+            raise ValueError(f"evaluate.task is {self.evaluate.task!r}; choose one of {', '.join(self.data.tasks)}")
+        return self
+
+    @model_validator(mode="after")
     def _server_can_tell(self) -> Self:
         labels = self.labels
         if self.teacher.served and self.distil and self.distil.features:
@@ -71,6 +77,8 @@ class Recipe(Config):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
             )
+        if self.teacher.served and labels.keep and labels.keep.by == "score":
+            raise ValueError("labels.keep.by: score is for a teacher in memory; of a served one keep by rouge")
         if self.teacher.served and labels.beams > 1:
             raise ValueError("labels.beams is for a teacher in memory; a served one writes greedily, or draws: sample")
         return self

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from instil.core.errors import ConfigError, ModelError
 from instil.data.batches import Position, endless_batches
+from instil.data.mixing import Mixture
 from instil.objectives.fused import LossSums
 from instil.train import checkpoint
 from instil.train.allocator import keep_freed_memory
@@ -58,6 +59,10 @@ class Task(Protocol):
 
     @property
     def lengths(self) -> Sequence[int]: ...
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """How often each example comes; None for once an epoch."""
 
     def batch(self, indices: Sequence[int]) -> MicroBatch:
         """The micro-batch of these examples."""
@@ -91,7 +96,7 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     """
     run = _prepare(task, config, folder, seed)
     accelerator, state = run.accelerator, run.state
-    places = _own_batches(task.lengths, config, seed, state.position, accelerator)
+    places = _own_batches(task, config, seed, state.position, accelerator)
     saved_at = time.monotonic()
     with closing(_ahead(_group(task, places, config.accumulation) for _ in count())) as groups:
         yield from _steps(run, config, task, groups, folder, saved_at)
@@ -191,10 +196,12 @@ def _optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
 
 
 def _own_batches(
-    lengths: Sequence[int], config: LoopConfig, seed: int, start: Position, accelerator: Accelerator
+    task: Task, config: LoopConfig, seed: int, start: Position, accelerator: Accelerator
 ) -> Iterator[tuple[Position, list[int]]]:
     """This process's share of the batches: every n-th, of n processes; positions count the batches of all."""
-    every = endless_batches(lengths, tokens=config.batch_tokens, seed=seed, start=start, most=config.batch_size)
+    every = endless_batches(
+        task.lengths, tokens=config.batch_tokens, seed=seed, start=start, most=config.batch_size, mixture=task.mixture
+    )
     while True:
         round_of_all = list(islice(every, accelerator.num_processes))
         yield round_of_all[-1][0], round_of_all[accelerator.process_index][1]

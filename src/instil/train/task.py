@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from instil.data.batches import epoch_batches
+from instil.data.mixing import Mixture
 from instil.data.tokens import Encoded
 from instil.models.family import Batch, Family
 from instil.models.head import Head
@@ -37,6 +38,8 @@ class TextBatch:
     examples: Sequence[Encoded] = ()
     own: bool = False
     """Whether the student wrote the targets, so that no row is to be learned as it stands."""
+    weight_N: Tensor | None = None
+    """How much each row counts by its task; None for all alike."""
 
     @property
     def rows(self) -> int:
@@ -46,7 +49,8 @@ class TextBatch:
     def to(self, device: torch.device) -> TextBatch:
         """The same on `device`."""
         labels = {temperature: each.to(device) for temperature, each in self.labels.items()}
-        return replace(self, batch=self.batch.to(device), labels=labels)
+        weight_N = None if self.weight_N is None else self.weight_N.to(device)
+        return replace(self, batch=self.batch.to(device), labels=labels, weight_N=weight_N)
 
 
 class RowLoss(nn.Module):
@@ -81,7 +85,8 @@ class RowLoss(nn.Module):
         labels = batch.labels.get(mix.temperature)
         return row_loss(
             rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
-            bias_V=rows.head.bias_V, labels=labels, weight_N=_weights(labels, self.weigh),
+            bias_V=rows.head.bias_V, labels=labels,
+            weight_N=_product(batch.weight_N, _weights(labels, self.weigh)),
         )  # fmt: skip
 
 
@@ -91,6 +96,12 @@ def _weights(labels: RowLabels | None, weigh: Weighing) -> Tensor | None:
         return None
     first_N = labels.probs_NK.amax(-1)
     return first_N if weigh == "sure" else 1 - first_N
+
+
+def _product(first_N: Tensor | None, second_N: Tensor | None) -> Tensor | None:
+    if first_N is None or second_N is None:
+        return second_N if first_N is None else first_N
+    return first_N * second_N
 
 
 def projection_of(head: Head) -> Projection:
@@ -118,7 +129,8 @@ class LayerDrop:
 @dataclass(slots=True)
 class TextTask:
     """Examples for `module`, with the labels that `labels` reads, one reader for each temperature; `held_out` examples
-    are scored by cross-entropy."""
+    are scored by cross-entropy. Where examples are of several tasks, `mixture` says how often each has its turn, and
+    `weights` how much the rows of a task count."""
 
     module: RowLoss
     examples: Sequence[Encoded]
@@ -126,6 +138,8 @@ class TextTask:
     labels: Mapping[float, LabelReader] = field(default_factory=dict)
     batch_tokens: int = 2048
     drop: LayerDrop | None = None
+    mixture: Mixture | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -159,4 +173,7 @@ class TextTask:
         self, examples: Sequence[Encoded], labels: Mapping[float, RowLabels], kept: tuple[int, ...] | None = None
     ) -> TextBatch:
         batch = self.module.family.collate(examples)
-        return TextBatch(batch, labels, sum(example.length for example in examples), kept, examples)
+        weights = [self.weights.get(example.task, 1.0) for example in examples for _ in example.target_ids]
+        weight_N = None if set(weights) <= {1.0} else torch.tensor(weights)
+        tokens = sum(example.length for example in examples)
+        return TextBatch(batch, labels, tokens, kept, examples=examples, weight_N=weight_N)

@@ -8,12 +8,13 @@ from typing import Literal, Self
 from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from instil.core.config import Config
+from instil.data.records import MAIN_TASK
 from instil.evaluate.config import DEFAULT_METRICS, MetricName
 
 
 class EvaluateConfig(Config):
     """What is measured: the first `items` of `split` (all when not given), outputs of at most `max_new_tokens` by beam
-    search over `beams`, latency over `latency_items` of them.
+    search over `beams`, latency over `latency_items` of them; where there are several tasks, of `task`.
 
     `metrics`: what the outputs are judged by, beside ROUGE-1, -2 and -L, which always are (docs/metrics.md).
     `answer`: the pattern whose last match in a text, or that match's first group, is its answer, for `accuracy`.
@@ -21,6 +22,7 @@ class EvaluateConfig(Config):
     are to each other; 0 for none.
     """
 
+    task: str = MAIN_TASK
     split: Literal["validation", "test"] = "test"
     items: PositiveInt | None = None
     max_new_tokens: PositiveInt = 128

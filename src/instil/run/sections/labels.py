@@ -17,13 +17,34 @@ class OtherLabelsConfig(Config):
     weight: float = Field(gt=0, lt=1)
 
 
+class KeepConfig(Config):
+    """Which of the texts that a teacher wrote become targets, by `score`: the teacher's own mean log-probability a token,
+    in nats; or `rouge`: ROUGE-L with the gold target, in percent. Those below `least` go; of each source's candidates
+    the `best` so many stay, and of all that are left the best `share`."""
+
+    by: Literal["score", "rouge"]
+    least: float | None = None
+    best: PositiveInt | None = None
+    share: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.least is None and self.best is None and self.share is None:
+            raise ValueError("nothing says what stays; set least, best or share")
+        if self.least is not None and (self.least >= 0) == (self.by == "score"):
+            scale = "a mean log-probability, below 0" if self.by == "score" else "a percentage"
+            raise ValueError(f"least is {self.least:g} but of {self.by} it is {scale}")
+        return self
+
+
 class LabelsConfig(Config):
     """What is recorded of the teacher for the first `records` of the train split (all when not given), at each of
     `temperatures`. `detail`: how finely each row is drawn, in a dozen, two dozen or five dozen bytes; `head`: instead
     of that, the so many most probable ids and the mass of the rest. `targets`: rows of the gold targets, or of the
     teacher's own outputs by search over `beams` (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947).
     With `sample`, `candidates` outputs a source are drawn at that temperature instead; of a search, the best ones.
-    `completions`: a file of outputs for targets, of a teacher that is far away (labels/completions.py). With
+    `completions`: a file of outputs for targets, of a teacher that is far away (labels/completions.py). `keep`: which
+    of such targets stay. With
     `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME` for one that instil
     ships. `others`: stores of further teachers, mixed in. A served teacher tells its first `head` ids, 20 when not
     given."""
@@ -37,6 +58,7 @@ class LabelsConfig(Config):
     candidates: PositiveInt = 1
     sample: PositiveFloat | None = None
     completions: str | None = None
+    keep: KeepConfig | None = None
     batch_tokens: PositiveInt = 4096
     store: str | None = None
     others: tuple[OtherLabelsConfig, ...] = ()
@@ -60,4 +82,6 @@ class LabelsConfig(Config):
             )
         if self.targets == "gold" and (self.candidates > 1 or self.sample):
             raise ValueError("candidates and sample are about the teacher's outputs; set targets: teacher")
+        if self.keep and self.targets == "gold" and not self.completions:
+            raise ValueError("keep chooses among the teacher's outputs; set targets: teacher, or leave it out")
         return self

@@ -13,7 +13,7 @@ from instil.core.errors import StorageError
 from instil.core.fingerprint import hash_file
 from instil.data.account import Account
 from instil.data.load import load_splits
-from instil.data.records import SPLIT_NAMES, Record, Splits, data_fingerprint, write_jsonl
+from instil.data.records import SPLIT_NAMES, Record, Splits, data_fingerprint, record_of_mapping, write_jsonl
 from instil.data.sources import plan
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
@@ -66,14 +66,15 @@ def run_data(shop: Workshop, recipe: Recipe, base: Path) -> Data:
 
 def content(recipe: Recipe, base: Path) -> dict[str, str]:
     """Hashes of the local files that the section names; a hub data set is named by its revision instead."""
-    files = [origin.file for origin in plan(recipe.data, base).origins if origin.file is not None]
+    origins = (origin for task in recipe.data.tasks.values() for origin in plan(task, base).origins)
+    files = [origin.file for origin in origins if origin.file is not None]
     return {path.as_posix(): hash_file(path) for path in files}
 
 
 def _read(path: Path) -> list[Record]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf8").split("\n") if line]
-        return [Record(row["id"], row["source"], tuple(row.get("targets") or [row["target"]])) for row in rows]
+        return [record_of_mapping(row) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
         raise _damaged(path.parent, f"{path.name} is not readable") from error
 

@@ -24,6 +24,7 @@ from instil.run.stages.label import Labels
 from instil.run.stages.live import live_task
 from instil.run.stages.made_models import keep_model, load_made
 from instil.run.stages.reading import Reading, reading_of
+from instil.run.stages.tasks import decisive_turns, turns_of, without_teachers
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
 from instil.train.features import FeatureRowLoss, Features, pairs_of
@@ -50,6 +51,7 @@ def run_distil(
         "distil": _decisive(section, with_labels=labels is not None),
         "prompt": recipe.prompt.model_dump(mode="json"),
         "limits": recipe.limits.model_dump(mode="json"),
+        **decisive_turns(recipe),
     }
     inputs = {"student": student.fingerprint, "data": data.fingerprint}
     if labels is not None:
@@ -89,7 +91,7 @@ def _distil(
     folder: Path,
 ) -> Mapping[str, Any]:
     loaded = load_made(student)
-    records = labels.records if labels else data.splits["train"]
+    records = labels.records if labels else without_teachers(recipe, data.splits["train"])
     examples, cut = encode(recipe, loaded, records, "train")
     reading = reading_of(recipe, loaded, labels, examples)
     task = distil_task(recipe, section, student, loaded.model, labels, reading, teacher)
@@ -124,7 +126,9 @@ def distil_task(
         if reading.linked:
             raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
         module = FeatureRowLoss(module, _features(section.features, student, adapted, teacher))
-    return TextTask(module, reading.examples, (), reading.readers, section.loop.batch_tokens)
+    return TextTask(
+        module, reading.examples, (), reading.readers, section.loop.batch_tokens, **turns_of(recipe, reading.examples)
+    )
 
 
 def mix_of(section: DistilConfig, least: float | None) -> Callable[[float], Mix]:

@@ -18,6 +18,7 @@ from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import load_made
+from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import Teacher, generator_of
 
 TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
@@ -62,11 +63,12 @@ def examine(recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str,
     """The comparison of `teacher`, `students` and the baselines, with its files in `folder`; outputs that stand there
     already are not generated again."""
     section = recipe.evaluate
-    records = data.splits[section.split][: section.items]
+    train, held_out = (records_of(data.splits[name], section.task) for name in ("train", section.split))
+    records = held_out[: section.items]
     systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
-    systems |= baselines_of(data.splits["train"])
+    systems |= baselines_of(train)
     examined = (1 + len(students)) * min(section.fidelity_items, len(records))
     steps = total_steps(len(systems), len(records), section.latency_items, examined)
     with console.progress("evaluate", steps, "outputs") as advance:

@@ -97,6 +97,8 @@ def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, par
     """The finished store of the recipe's labels; of `part` of them, where several machines label together."""
     made_from = _made_from(recipe, teacher)
     config = recipe.labels.model_dump(mode="json", exclude={"store", "batch_tokens", "completions", "others"})
+    if recipe.labels.keep is None:
+        del config["keep"]
     if recipe.labels.completions is not None:
         config["completions"] = hash_file(completions_file(recipe.labels.completions))
     config["rows"] = _wants_rows(recipe)

@@ -7,7 +7,7 @@ example of its own: the first under the record's id, the n-th under `id#n`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,21 +17,23 @@ from instil.core.fingerprint import fingerprint
 from instil.data.records import Record
 from instil.labels.completions import read_completions
 from instil.run.recipe import Recipe
+from instil.run.stages.keeping import Targets, kept_targets
 from instil.run.stages.teach import Teacher, generator_of
 
-TARGETS_NAME = "targets.jsonl"
+TARGETS_NAME, CANDIDATES_NAME = "targets.jsonl", "candidates.jsonl"
 _CHUNK = 256
-
-Targets = Mapping[str, Sequence[str]]
 
 
 def make_targets(recipe: Recipe, teacher: Teacher, records: Sequence[Record], folder: Path) -> list[Record]:
     """`records` with the targets that the recipe names; those that are not gold are written to `folder` first."""
-    path = folder / TARGETS_NAME
+    keep = recipe.labels.keep
+    path = folder / (CANDIDATES_NAME if keep else TARGETS_NAME)
     if recipe.labels.completions is not None:
         _copy_completions(Path(recipe.labels.completions).expanduser(), records, path)
     elif recipe.labels.targets == "teacher":
         _generate(recipe, teacher, records, path)
+    if keep and not (folder / TARGETS_NAME).is_file():
+        _write(folder / TARGETS_NAME, kept_targets(recipe, keep, teacher, records, _read(path)))
     return labelled_records(folder, records)
 
 

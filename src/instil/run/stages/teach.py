@@ -30,6 +30,7 @@ from instil.run.sections.teacher import LayerDropConfig, TeachConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import keep_adapter, keep_model, load_made
+from instil.run.stages.tasks import decisive_turns, turns_of
 from instil.train.checkpoint import discard
 from instil.train.config import LoopConfig
 from instil.train.session import run_training
@@ -139,6 +140,7 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
         "teach": teach.model_dump(mode="json", exclude={"loop"}) | {"loop": teach.loop.decisive()},
         "prompt": recipe.prompt.model_dump(mode="json"),
         "limits": recipe.limits.model_dump(mode="json"),
+        **decisive_turns(recipe),
     }
     artifact = shop.stage(
         "teach",
@@ -166,7 +168,7 @@ def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder
         )
     task = TextTask(
         RowLoss(model, family_of(model), Mix(hard=1.0)), examples, held_out, batch_tokens=teach.loop.batch_tokens,
-        drop=drop,
+        drop=drop, **turns_of(recipe, examples),
     )  # fmt: skip
     with console.progress("teach", 100, "%") as advance:
         result = run_training(task, teach.loop, folder=folder, seed=recipe.seed, advance=advance)
