@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.core.processes import is_first
 from instil.run.check_cli import check
 from instil.run.compare_cli import compare
 from instil.run.labels_cli import labels_app
@@ -182,7 +183,7 @@ def run(
 ) -> None:
     """Check, then run all stages, reusing what is finished, and write summary.json and report.html."""
     pipeline = _pipeline(recipe, overrides)
-    if not no_check:
+    if not no_check and is_first():
         from instil.run.check import check_first
 
         check_first(pipeline)
@@ -243,6 +244,8 @@ def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `instil` command: runs it, and turns the user's errors into one clear line each."""
     quiet_libraries()
+    if not is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # The first prints the result for all.
     sys.exit(_guarded(lambda: app(arguments, prog_name="instil", standalone_mode=False)))
 
 

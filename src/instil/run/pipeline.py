@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from instil.core import publish, units
+from instil.core.processes import is_first
 from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
 from instil.models.folders import CARD_NAME
@@ -96,13 +97,15 @@ class Pipeline:
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""
-        comparison = read_comparison(self.evaluation)
+        from instil.run import report
+
+        comparison, place = read_comparison(self.evaluation), self.root / report.REPORT_NAME
+        if not is_first():
+            return comparison, place
         summary = comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
         publish.write_text(self.root / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         self._tell_card(comparison)
-        from instil.run import report
-
-        place = report.write_report(
+        report.write_report(
             self.root, title=self.recipe.name, comparison=comparison, curves=self._curves(), facts=self._facts(),
             next_command=next_command,
         )  # fmt: skip

@@ -100,7 +100,8 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     saved_at = time.monotonic()
     with closing(_ahead(_group(task, places, config.accumulation) for _ in count())) as groups:
         yield from _steps(run, config, task, groups, folder, saved_at)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # Not end_training, which would part the processes for good.
+        tracker.finish()
 
 
 def _steps(
