@@ -100,6 +100,8 @@ def _teacher(recipe: Recipe) -> str:
     parts = [_hub_id(teacher.model) or _public(teacher.model)]
     if teacher.revision:
         parts.append(f"revision {teacher.revision}")
+    if teacher.scratch:
+        parts.append("from scratch")
     if teacher.adapter:
         parts.append(f"with the adapter {_public(teacher.adapter)}")
     if teacher.teach:

@@ -136,7 +136,7 @@ class Pipeline:
 
     def _facts(self) -> list[tuple[str, str]]:
         recipe, manifest = self.recipe, self.evaluation.manifest
-        facts = [("Teacher", recipe.teacher.model + (f" + {recipe.teacher.adapter}" if recipe.teacher.adapter else ""))]
+        facts = [("Teacher", recipe.teacher.title)]
         facts.append(("Records", "\n".join(self.data.artifact.manifest.result["account"])))
         if recipe.distil:
             facts.append(("Budget of each student", str(recipe.distil.loop.budget)))

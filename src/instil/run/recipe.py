@@ -99,6 +99,16 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _one_tokenizer(self) -> Self:
+        learns = self.distil and self.distil.learns_from_labels
+        if self.teacher.scratch and self.student and self.student.model and learns:
+            raise ValueError(
+                "teacher.scratch gives the teacher tokens of its own, which student.model does not read in, so labels"
+                " do not fit it; cut the student out of the teacher, or learn from texts: distil.alpha: 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _temperatures_agree(self) -> Self:
         recorded = self.labels.temperatures
         asked = self.distil.temperatures if self.distil and self.distil.learns_from_labels else ()

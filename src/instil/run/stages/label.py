@@ -35,12 +35,14 @@ _SERVED_HEAD = 20
 @dataclass(frozen=True, slots=True)
 class Labels:
     """An open store, the records that it labels (with the targets that were labelled), and its fingerprint. There is no
-    store where the recipe gives labels no weight: then the records' targets are all that the teacher gave."""
+    store where the recipe gives labels no weight: then the records' targets are all that the teacher gave. `teacher`
+    names a model with the tokenizer that they are in."""
 
     store: LabelStore | MixedLabels | None
     records: list[Record]
     fingerprint: str
     artifact: Artifact | None
+    teacher: str
 
     @property
     def least(self) -> float:
@@ -62,7 +64,8 @@ def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artif
         folder = folder.parent
     records = labelled_records(folder, train)
     if artifact and not _wants_rows(recipe):
-        return Labels(None, labelled_records(folder, train[: section.records]), artifact.fingerprint, artifact)
+        records = labelled_records(folder, train[: section.records])
+        return Labels(None, records, artifact.fingerprint, artifact, teacher.ref)
     codec = read_store_manifest(folder / STORE_NAME).codec
     wanted = recipe.distil if recipe.distil and recipe.distil.learns_from_labels else None
     own = LabelStore(
@@ -72,7 +75,7 @@ def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artif
     )  # fmt: skip
     store, mark = _mixed(recipe, own) if section.others else (own, fingerprint(own.manifest))
     records = [record for record in records if record.id in store]
-    return Labels(store if _wants_rows(recipe) else None, records, mark, artifact)
+    return Labels(store if _wants_rows(recipe) else None, records, mark, artifact, teacher.ref)
 
 
 def _mixed(recipe: Recipe, own: LabelStore) -> tuple[LabelStore | MixedLabels, str]:
