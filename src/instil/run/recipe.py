@@ -13,6 +13,7 @@ from pydantic import PositiveInt, StringConstraints, model_validator
 from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
+from instil.run.sections.assistants import AssistantConfig
 from instil.run.sections.distil import DistilConfig
 from instil.run.sections.evaluate import EvaluateConfig
 from instil.run.sections.labels import LabelsConfig
@@ -40,6 +41,7 @@ class Recipe(Config):
     limits: LimitsConfig = LimitsConfig()
     teacher: TeacherConfig
     labels: LabelsConfig = LabelsConfig()
+    assistants: tuple[AssistantConfig, ...] = ()
     student: StudentConfig | None = None
     distil: DistilConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -49,6 +51,17 @@ class Recipe(Config):
     def _student_to_distil(self) -> Self:
         if self.distil and not self.student:
             raise ValueError("distil has nobody to train; add a student section, for example student: {layers: 12}")
+        return self
+
+    @model_validator(mode="after")
+    def _assistants_label(self) -> Self:
+        labels = self.labels
+        if self.assistants and not self.distil:
+            raise ValueError("assistants learn as the student does; add a distil section, or leave assistants out")
+        if self.assistants and (labels.store or labels.completions or labels.others):
+            raise ValueError(
+                "each of the assistants makes labels of its own; leave labels.store, completions and others out"
+            )
         return self
 
     @model_validator(mode="after")

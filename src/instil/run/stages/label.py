@@ -113,7 +113,7 @@ def _made_from(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
 
 def _siblings(shop: Workshop) -> list[Path]:
     """Stores of earlier runs of this recipe, perhaps of fewer records: what they have in common is not made again."""
-    return sorted(path / STORE_NAME for path in shop.root.glob("label-*") if path.suffix != ".part")
+    return sorted(path / STORE_NAME for path in shop.root.glob(f"{shop.prefix}label-*") if path.suffix != ".part")
 
 
 def _damage(folder: Path) -> str:
