@@ -111,9 +111,8 @@ class Average(nn.Module):
     def follow(self, model: nn.Module, step: int) -> None:
         """Takes over its share of `model`'s weights, which have come `step` steps far."""
         if step % self.every == 0:
-            own, new = list(self.model.parameters()), list(model.parameters())
-            with torch.no_grad():
-                torch._foreach_lerp_(own, new, 1 - self.ema)
+            own, new = ([weight.detach() for weight in each.parameters()] for each in (self.model, model))
+            torch._foreach_lerp_(own, new, 1 - self.ema)
 
     def score(self, examples: Sequence[Encoded]) -> DenseLabels:
         """What the average says of the rows of `examples`."""
