@@ -69,11 +69,8 @@ class Recipe(Config):
         labels = self.labels
         if self.teacher.served and self.distil and self.distil.features:
             raise ValueError("a served teacher shows no hidden states; leave distil.features out")
-        if self.teacher.served and self.distil and self.distil.wants_teacher:
-            raise ValueError(
-                "distil.on_policy asks the teacher in each step, which a served one is too far away for; load it in"
-                " memory (leave teacher.served out), or leave on_policy out"
-            )
+        if self.teacher.served and self.distil and self.distil.on_policy and self.distil.temperatures != (1.0,):
+            raise ValueError("a served teacher tells its first ids at temperature 1; leave distil.temperature out")
         if self.teacher.served and (labels.temperatures != (1.0,) or labels.detail != "default"):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"

@@ -129,12 +129,13 @@ def distil_task(
 
 def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]:
     """What counts when so much of the budget is spent."""
+    least = labels.least if labels and labels.store else TINY
 
     def at(progress: float) -> Mix:
         alpha = section.alpha.at(progress) if labels else 0.0
         return Mix(
             soft=alpha, hard=1 - alpha, temperature=section.temperature.at(progress), smoothing=section.smoothing,
-            divergence=section.divergence, beta=section.beta.at(progress), least=labels.least if labels else TINY,
+            divergence=section.divergence, beta=section.beta.at(progress), least=least,
         )  # fmt: skip
 
     return at
