@@ -46,14 +46,15 @@ def _in_two(*command: str) -> tuple[str, ...]:
     return (*launcher, f"--master-port={_free_port()}", *command)
 
 
-def _train(folder: Path, accumulation: int, *launcher: str) -> None:
+def _train(folder: Path, accumulation: int, way: str, *launcher: str) -> None:
     folder.mkdir()
-    _run(folder, *launcher, str(HERE / "two_processes.py"), str(folder), str(accumulation))
+    _run(folder, *launcher, str(HERE / "two_processes.py"), str(folder), str(accumulation), way)
 
 
-def test_two_processes_take_the_same_steps_as_one_with_twice_the_accumulation(tmp_path: Path) -> None:
-    _train(tmp_path / "one", 2)
-    _train(tmp_path / "two", 1, *_in_two())
+@pytest.mark.parametrize("way", ["", "on-policy"])
+def test_two_processes_take_the_same_steps_as_one_with_twice_the_accumulation(way: str, tmp_path: Path) -> None:
+    _train(tmp_path / "one", 2, way)
+    _train(tmp_path / "two", 1, way, *_in_two())
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) <= TOLERANCE
     first, second = (json.loads((tmp_path / name / "reports.json").read_text()) for name in ("one", "two"))

@@ -106,6 +106,8 @@ def _teacher(recipe: Recipe) -> str:
         parts.append(f"with the adapter {_public(teacher.adapter)}")
     if teacher.teach:
         parts.append(f"taught for {teacher.teach.loop.budget} on the data")
+    if recipe.assistants:
+        parts.append(f"by way of {len(recipe.assistants)} assistant{'s' if len(recipe.assistants) > 1 else ''}")
     return ", ".join(parts)
 
 

@@ -19,6 +19,7 @@ import instil
 from instil.core.processes import is_first
 from instil.run.check_cli import check
 from instil.run.compare_cli import compare
+from instil.run.judge_cli import judge_app
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(judge_app, name="judge")
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command()(compare)

@@ -1,6 +1,8 @@
 """The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
 
 data -> teach -> label -> student -> distil (with labels, and without) -> evaluate -> report
+
+Assistants, where there are any, stand behind teach: label -> student -> distil for each of them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from instil.models.folders import CARD_NAME
 from instil.run.card import with_results
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
+from instil.run.stages.assistants import legs_of, run_assistants
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
@@ -51,29 +54,35 @@ class Pipeline:
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher, taught where the recipe says so."""
-        check_student(self.recipe)  # Before hours are spent on a teacher.
-        check_tokenizers(self.recipe, self.data)
+        for recipe in (*legs_of(self.recipe), self.recipe):
+            check_student(recipe)  # Before hours are spent on a teacher.
+            check_tokenizers(recipe, self.data)
         return run_teach(self.shop, self.recipe, self.data)
+
+    @cached_property
+    def instructor(self) -> Teacher:
+        """Who teaches the student itself: the last of the recipe's assistants, or the teacher."""
+        return run_assistants(self.shop, self.recipe, self.data, self.teacher)
 
     @cached_property
     def labels(self) -> Labels:
         """What the teacher knows about the train split."""
-        return run_labels(self.shop, self.recipe, self.data, self.teacher)
+        return run_labels(self.shop, self.recipe, self.data, self.instructor)
 
     def label_part(self, number: int, of: int) -> Artifact:
         """The labels of every `of`-th shard, from the `number`-th on."""
-        return write_part(self.shop, self.recipe, self.data, self.teacher, Part(number=number, of=of))
+        return write_part(self.shop, self.recipe, self.data, self.instructor, Part(number=number, of=of))
 
     @cached_property
     def untrained(self) -> Artifact:
         """The student before it learns."""
         labels = self.labels if needs_labels(self.recipe) else None
-        return run_student(self.shop, self.recipe, self.data, self.teacher, labels)
+        return run_student(self.shop, self.recipe, self.data, self.instructor, labels)
 
     @cached_property
     def student(self) -> Artifact:
         """The distilled student."""
-        return run_distil(self.shop, self.recipe, self.data, self.untrained, self.labels, self.teacher)
+        return run_distil(self.shop, self.recipe, self.data, self.untrained, self.labels, self.instructor)
 
     @cached_property
     def without_teacher(self) -> Artifact | None:
@@ -120,6 +129,8 @@ class Pipeline:
 
     def _artifacts(self) -> dict[str, Artifact]:
         found: dict[str, Artifact | None] = {"data": self.data.artifact, "teach": self.teacher.artifact}
+        if self.recipe.assistants:
+            found["last assistant"] = self.instructor.artifact
         if self.recipe.distil:
             found |= {"labels": self.labels.artifact, "untrained student": self.untrained, **self.students}
         found["evaluation"] = self.evaluation

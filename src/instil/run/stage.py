@@ -54,12 +54,14 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Where the stages of one recipe run: its folder under runs/, and the resolved recipe that is saved with each."""
+    """Where the stages of one recipe run: its folder under runs/, the resolved recipe that is saved with each, and what
+    their names on disk begin with."""
 
     root: Path
     recipe_yaml: str
     seed: int
     student_seed: int
+    prefix: str = ""
 
     def stage(
         self,
@@ -79,17 +81,18 @@ class Workshop:
         """
         seed = self.student_seed if name in ("student", "distil") else self.seed
         mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), seed)
-        folder = self.root / f"{label or name}-{mark}"
+        label = f"{self.prefix}{label or name}"
+        folder = self.root / f"{label}-{mark}"
         describe = partial(Manifest, stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), seed=seed)
         try:
             found = _found(folder, damage)
             if found is not None:
-                console.say(f"{label or name}: reused {folder}")
+                console.say(f"{label}: reused {folder}")
                 return Artifact(folder=folder, manifest=found, reused=True)
-            manifest = self._in_turn(name, label or name, folder, work, describe)
+            manifest = self._in_turn(name, label, folder, work, describe)
         except OSError as error:
             raise storage_error(error, folder) from error
-        console.say(f"{label or name}: done in {units.seconds(manifest.wall_s)}")
+        console.say(f"{label}: done in {units.seconds(manifest.wall_s)}")
         return Artifact(folder=folder, manifest=manifest, reused=False)
 
     def _in_turn(self, name: str, label: str, folder: Path, work: Work, describe: Callable[..., Manifest]) -> Manifest:

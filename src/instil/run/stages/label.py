@@ -16,7 +16,6 @@ from instil.labels.codec import Codec
 from instil.labels.mixed import MixedLabels
 from instil.labels.served import ServedTeacher
 from instil.labels.store import MANIFEST_NAME, LabelStore, damage_of, read_store_manifest
-from instil.labels.teacher import Labeller
 from instil.labels.teacher import Teacher as LabellingTeacher
 from instil.labels.writer import Part, write_labels
 from instil.models.family import family_of
@@ -28,7 +27,7 @@ from instil.run.stages.targets import TARGETS_NAME, labelled_records, make_targe
 from instil.run.stages.teach import Teacher, encode, shipped
 
 STORE_NAME = "store"
-_SERVED_HEAD = 20
+SERVED_HEAD = 20
 """Most ids that servers list unless they are told otherwise (vLLM's `--max-logprobs`)."""
 
 
@@ -121,7 +120,7 @@ def _made_from(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
 
 def _siblings(shop: Workshop) -> list[Path]:
     """Stores of earlier runs of this recipe, perhaps of fewer records: what they have in common is not made again."""
-    return sorted(path / STORE_NAME for path in shop.root.glob("label-*") if path.suffix != ".part")
+    return sorted(path / STORE_NAME for path in shop.root.glob(f"{shop.prefix}label-*") if path.suffix != ".part")
 
 
 def _damage(folder: Path) -> str:
@@ -156,8 +155,8 @@ def _label(
     if not _wants_rows(recipe):
         return {"examples": len(records), **marks}
     examples, _ = encode(recipe, teacher.reads, records, "labels")
-    labeller = _labeller(recipe, teacher)
-    head = section.head or (_SERVED_HEAD if teacher.endpoint else None)
+    labeller = labeller_of(recipe, teacher)
+    head = section.head or (SERVED_HEAD if teacher.endpoint else None)
     codec = (
         Codec.top(head, labeller.vocabulary, section.temperatures)
         if head
@@ -171,7 +170,8 @@ def _label(
     return {**manifest.measured, **marks}
 
 
-def _labeller(recipe: Recipe, teacher: Teacher) -> Labeller:
+def labeller_of(recipe: Recipe, teacher: Teacher) -> LabellingTeacher | ServedTeacher:
+    """Who says what `teacher` knows of rows."""
     if teacher.endpoint and teacher.reader:
         plain = teacher.reader.tokenizer.encode("a", add_special_tokens=False)[-1]
         return ServedTeacher(endpoint=teacher.endpoint, vocabulary=teacher.reader.vocabulary, plain=plain)
