@@ -87,7 +87,9 @@ class Pipeline:
     @cached_property
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
-        return run_evaluate(self._shop, self.recipe, self.data, self.teacher, self.students)
+        asked = any(each.of == "student" for each in self.recipe.evaluate.prompted)
+        untrained = self.untrained if asked else None
+        return run_evaluate(self._shop, self.recipe, self.data, self.teacher, self.students, untrained)
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""

@@ -52,6 +52,12 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _asked_student_exists(self) -> Self:
+        if self.student is None and any(each.of == "student" for each in self.evaluate.prompted):
+            raise ValueError("evaluate.prompted asks the student, and there is none; add a student section")
+        return self
+
+    @model_validator(mode="after")
     def _examined_task_exists(self) -> Self:
         if self.evaluate.task not in self.data.tasks:
             raise ValueError(f"evaluate.task is {self.evaluate.task!r}; choose one of {', '.join(self.data.tasks)}")

@@ -18,9 +18,9 @@ class OtherLabelsConfig(Config):
 
 
 class KeepConfig(Config):
-    """Which of the texts that a teacher wrote become targets, by `score`: the teacher's own mean log-probability a token,
-    in nats; or `rouge`: ROUGE-L with the gold target, in percent. Those below `least` go; of each source's candidates
-    the `best` so many stay, and of all that are left the best `share`."""
+    """Which of the texts that a teacher wrote become targets, by `score`, its own mean log-probability a token in nats,
+    or by `rouge`, ROUGE-L with the gold target in percent. Those below `least` go; of each source's candidates the
+    `best` so many stay, and of all that are left the best `share`."""
 
     by: Literal["score", "rouge"]
     least: float | None = None

@@ -18,6 +18,7 @@ from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import load_made
+from instil.run.stages.prompted import prompted_systems
 from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import Teacher, generator_of
 
@@ -27,14 +28,18 @@ OUTPUTS_NAME = "outputs"
 
 
 def run_evaluate(
-    shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact]
-) -> Artifact:
-    """The artifact with `comparison.json` and each system's outputs. `students` maps names to trained students."""
+    shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact],
+    untrained: Artifact | None = None,
+) -> Artifact:  # fmt: skip
+    """The artifact with `comparison.json` and each system's outputs. `students` maps names to trained students;
+    `untrained`: the student before it learns, where the recipe asks for its answers."""
     inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
     inputs |= {name: artifact.fingerprint for name, artifact in students.items()}
+    if untrained is not None:
+        inputs["untrained"] = untrained.fingerprint
     return shop.stage(
         "evaluate",
-        lambda folder: _evaluate(recipe, data, teacher, students, folder),
+        lambda folder: _evaluate(recipe, data, teacher, students, untrained, folder),
         inputs=inputs,
         config={
             "evaluate": recipe.evaluate.model_dump(mode="json"),
@@ -54,14 +59,16 @@ def read_comparison(artifact: Artifact) -> Comparison:
 
 
 def _evaluate(
-    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path
-) -> Mapping[str, Any]:
+    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], untrained: Artifact | None,
+    folder: Path,
+) -> Mapping[str, Any]:  # fmt: skip
     section = recipe.evaluate
     train, held_out = (records_of(data.splits[name], section.task) for name in ("train", section.split))
     records = held_out[: section.items]
     systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
+    systems |= prompted_systems(recipe, train, untrained)
     systems |= baselines_of(train)
     with console.progress(
         "evaluate", total_steps(len(systems), len(records), section.latency_items), "outputs"
