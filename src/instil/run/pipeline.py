@@ -1,6 +1,6 @@
 """The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
 
-data -> teach -> label -> student -> distil (with labels, and without) -> evaluate -> report
+data -> teach (-> synthesise) -> label -> student -> distil (with labels, and without) -> evaluate -> report
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels, write_part
 from instil.run.stages.student import check_student, run_student
+from instil.run.stages.synthesise import run_synthesise
 from instil.run.stages.teach import Teacher, run_teach
 from instil.run.stages.tokens import check_tokenizers, needs_labels
 from instil.train.session import read_history
@@ -50,24 +51,29 @@ class Pipeline:
         return run_teach(self._shop, self.recipe, self.data)
 
     @cached_property
+    def lesson(self) -> Data:
+        """What the student is taught: the data, with what the teacher writes where the recipe wants that."""
+        return run_synthesise(self._shop, self.recipe, self.base, self.data, self.teacher)
+
+    @cached_property
     def labels(self) -> Labels:
         """What the teacher knows about the train split."""
-        return run_labels(self._shop, self.recipe, self.data, self.teacher)
+        return run_labels(self._shop, self.recipe, self.lesson, self.teacher)
 
     def label_part(self, number: int, of: int) -> Artifact:
         """The labels of every `of`-th shard, from the `number`-th on."""
-        return write_part(self._shop, self.recipe, self.data, self.teacher, Part(number=number, of=of))
+        return write_part(self._shop, self.recipe, self.lesson, self.teacher, Part(number=number, of=of))
 
     @cached_property
     def untrained(self) -> Artifact:
         """The student before it learns."""
         labels = self.labels if needs_labels(self.recipe) else None
-        return run_student(self._shop, self.recipe, self.data, self.teacher, labels)
+        return run_student(self._shop, self.recipe, self.lesson, self.teacher, labels)
 
     @cached_property
     def student(self) -> Artifact:
         """The distilled student."""
-        return run_distil(self._shop, self.recipe, self.data, self.untrained, self.labels, self.teacher)
+        return run_distil(self._shop, self.recipe, self.lesson, self.untrained, self.labels, self.teacher)
 
     @cached_property
     def without_teacher(self) -> Artifact | None:

@@ -17,6 +17,7 @@ from instil.run.sections.distil import DistilConfig
 from instil.run.sections.evaluate import EvaluateConfig
 from instil.run.sections.labels import LabelsConfig
 from instil.run.sections.student import StudentConfig
+from instil.run.sections.synthetic import SyntheticConfig
 from instil.run.sections.teacher import TeacherConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -39,6 +40,7 @@ class Recipe(Config):
     prompt: Prompt = Prompt()
     limits: LimitsConfig = LimitsConfig()
     teacher: TeacherConfig
+    synthetic: SyntheticConfig | None = None
     labels: LabelsConfig = LabelsConfig()
     student: StudentConfig | None = None
     distil: DistilConfig | None = None
@@ -72,6 +74,8 @@ class Recipe(Config):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
             )
+        if self.teacher.served and self.synthetic and self.synthetic.max_perplexity:
+            raise ValueError("synthetic.max_perplexity is for a teacher in memory; leave it out")
         if self.teacher.served and labels.keep and labels.keep.by == "score":
             raise ValueError("labels.keep.by: score is for a teacher in memory; of a served one keep by rouge")
         if self.teacher.served and labels.beams > 1:
