@@ -21,6 +21,8 @@ OWN: dict[str, dict[str, str]] = {
         "student.model": str(models_folder() / "llama"),
         "evaluate.prompted": "[{name: few-shot, of: student, shots: 1}]",
     },
+    "synthetic": {"synthetic": "{records: 4, shots: 1, ask: 'New:'}", "limits": "{source: 40, target: 16}"},
+    "several-teachers": {"labels.others": "[]"},
     "multi-task": {"data": f"{{{PAIRS}, also: [{{name: titles, prefix: 'title: '}}], sampling: {{temperature: 2}}}}"},
 }
 """What single recipes are given instead, because their data are not pairs alone."""

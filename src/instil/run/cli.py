@@ -17,6 +17,7 @@ import typer
 
 import instil
 from instil.run.labels_cli import labels_app
+from instil.run.methods_cli import methods, teachers
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
 
@@ -31,6 +32,8 @@ app = typer.Typer(
 
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
+app.command()(methods)
+app.command()(teachers)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[

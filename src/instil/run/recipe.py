@@ -31,7 +31,8 @@ class LimitsConfig(Config):
 
 
 class Recipe(Config):
-    """The whole recipe. Sections without which a stage cannot run are missed by that stage alone."""
+    """The whole recipe. Sections without which a stage cannot run are missed by that stage alone. `teachers`: those
+    that `instil teachers` ranks."""
 
     name: Name
     seed: int = 42
@@ -40,6 +41,7 @@ class Recipe(Config):
     prompt: Prompt = Prompt()
     limits: LimitsConfig = LimitsConfig()
     teacher: TeacherConfig
+    teachers: tuple[TeacherConfig, ...] = ()
     synthetic: SyntheticConfig | None = None
     labels: LabelsConfig = LabelsConfig()
     student: StudentConfig | None = None
@@ -51,6 +53,15 @@ class Recipe(Config):
     def _student_to_distil(self) -> Self:
         if self.distil and not self.student:
             raise ValueError("distil has nobody to train; add a student section, for example student: {layers: 12}")
+        return self
+
+    @model_validator(mode="after")
+    def _weighed_tasks_exist(self) -> Self:
+        named = (task for other in self.labels.others if isinstance(other.weight, dict) for task in other.weight)
+        if unknown := next((task for task in named if task not in self.data.tasks), None):
+            raise ValueError(
+                f"labels.others has a weight for task {unknown!r}; the tasks are {', '.join(self.data.tasks)}"
+            )
         return self
 
     @model_validator(mode="after")
