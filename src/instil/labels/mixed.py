@@ -1,9 +1,9 @@
 """Labels of several teachers, read as those of one: the mixture of their distributions, each by its weight.
 
 A mixture of unbiased estimates is one of the mixture, so drawn ids need no more than their share. Weights are those
-of the example's task. `by_loss`, a teacher's weight w becomes proportional to w exp(-loss), where loss is its mean over the
-example's target in nats a token, as its labels tell it: the teachers nearer to the truth are trusted more, as in CA-MKD
-(Zhang et al. 2021, arXiv 2201.00007). Teachers of equal loss keep their weights.
+of the example's task. `by_loss`, a teacher's weight w becomes proportional to w exp(-loss), where loss is its mean over
+the example's target in nats a token, as its labels tell it: the teachers nearer to the truth are trusted more, as in
+CA-MKD (Zhang et al. 2021, arXiv 2201.00007). Teachers of equal loss keep their weights.
 
 Shape letters: N rows, K entries of the fullest row, E examples, S stores.
 """

@@ -55,7 +55,8 @@ def teachers(
         return
     heads = {
         "model": "teacher", "rougeL": "ROUGE-L (95%)", "bits_per_character": "bits/character",
-        "per_second": "outputs/s", "overlap": "tokens shared", "access": "access", "licence": "licence", "outputs": "training on outputs",
+        "per_second": "outputs/s", "overlap": "tokens shared", "access": "access", "licence": "licence",
+        "outputs": "training on outputs",
     }  # fmt: skip
     print_table(heads, [_shown(row) for row in found])
     for row in found:
