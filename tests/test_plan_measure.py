@@ -12,7 +12,7 @@ from instil.core.errors import ConfigError
 from instil.data.tokens import Encoded
 from instil.plan.configs import shape_of_config
 from instil.plan.work import backward_flops, forward_flops
-from instil.run.measure import TIMED, _batch_flops, _whole_steps, measure
+from instil.run.measure import TIMED, _batch_flops, measure, whole_steps
 from instil.run.pipeline import Pipeline
 from instil.run.recipe_file import read_recipe
 from instil.train.config import Budget
@@ -53,4 +53,4 @@ def test_a_batch_is_counted_with_its_padding() -> None:
     [(Budget(steps=7), 7), (Budget(minutes=2), 60), (Budget(tokens=1000), 10), (Budget(epochs=3), 15)],
 )
 def test_a_budget_is_so_many_steps(budget: Budget, steps: float) -> None:
-    assert _whole_steps(budget, 2.0, 100.0, 500.0) == pytest.approx(steps)
+    assert whole_steps(budget, 2.0, 100.0, 500.0) == pytest.approx(steps)

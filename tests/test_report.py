@@ -222,7 +222,7 @@ def test_data_cannot_become_code(tmp_path: Path) -> None:
 
 def test_drawings_are_well_formed_and_speak(tmp_path: Path) -> None:
     drawings = re.findall(r'<svg viewBox="0 0 480 320".*?</svg>', a_report(tmp_path), re.DOTALL)
-    assert len(drawings) == 4
+    assert len(drawings) == 5
     for drawing in drawings:
         tree = ElementTree.fromstring(drawing)
         title, description = tree.find("title"), tree.find("desc")

@@ -17,6 +17,7 @@ COMMANDS = (
     "plan models",
     "init",
     "data",
+    "check",
     "teach",
     "label",
     "labels show",

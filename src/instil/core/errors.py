@@ -9,56 +9,53 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 
 class InstilError(Exception):
     """Root of all errors that are the user's to mend. The message says what, which value, what to do."""
 
     exit_code = 1
+    code: ClassVar[str] = "error"
+    """Its kind among the problems that `instil check` lists."""
 
 
 class ConfigError(InstilError, ValueError):
     """A recipe or an option is wrong."""
 
     exit_code = 2
+    code = "recipe-wrong"
 
 
 class DataError(InstilError, ValueError):
     """A data file is missing, empty, torn or of another form than the recipe says."""
 
+    code = "data-unusable"
+
 
 class ModelError(InstilError, ValueError):
     """A model cannot be loaded, or cannot do what the recipe asks of it."""
+
+    code = "model-unusable"
+
+
+class EncoderOnlyError(ModelError):
+    """A model that reads text and cannot write any."""
+
+    code = "encoder-only"
 
 
 class LabelError(InstilError, ValueError):
     """A label store is damaged, or belongs to another teacher, tokenizer, prompt or data set."""
 
+    code = "labels-unusable"
+
 
 class StorageError(InstilError, OSError):
     """The disk is full, read-only or missing."""
 
-
-Grade = Literal["fail", "warn", "info"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One finding of a preflight: what is wrong, the evidence, the remedy, and where."""
-
-    grade: Grade
-    what: str
-    remedy: str
-    evidence: str = ""
-    where: str = ""
-
-    def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        evidence = f" ({self.evidence})" if self.evidence else ""
-        return f"{place}{self.what}{evidence}; {self.remedy}"
+    code = "storage"
 
 
 _KEPT = "run the same command again, finished work is kept"

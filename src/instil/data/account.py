@@ -65,3 +65,12 @@ class Account:
             for name, split in self.splits.items()
         }
         return {"splits": splits, "notes": list(self.notes)}
+
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> Account:
+        """What `as_dict` gave."""
+        splits = {
+            name: SplitAccount(each["read"], each["kept"], each["dropped"], each["leaks_kept"])
+            for name, each in values["splits"].items()
+        }
+        return cls(splits, tuple(values["notes"]))

@@ -1,17 +1,30 @@
-"""Cheap checks of the `data` section: what it names is there, and the first records have their columns."""
+"""Checks of the `data` section: what it names is there, and, once it is read, what its records are like.
+
+Of many records the first few thousand are looked at; the checks of single texts are in text_checks.py.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
-from instil.core.errors import Problem
-from instil.data import hub
+from instil.core.problems import Problem, fail, graded, info, warn
+from instil.data import hub, text_checks
+from instil.data.account import Account, SplitAccount
+from instil.data.clean import source_key
 from instil.data.columns import layout, record_of
 from instil.data.config import DataConfig, Places
+from instil.data.leakage import HeldOut
 from instil.data.problems import BadData
-from instil.data.records import SPLIT_NAMES
+from instil.data.records import HELD_OUT, SPLIT_NAMES, Record, SplitName, Splits
 from instil.data.sources import Origin, open_origin, plan
+from instil.data.tokens import Truncation
+
+LOOKED_AT = 5000
+"""Most records whose texts are read for what should not be in them."""
+_FEW = 100
+_DUPLICATES, _LEAKED, _EMPTY = 0.2, 0.05, 0.1
+_SOURCES_CUT, _TARGETS_CUT, _MOST_TARGETS_CUT = 0.1, 0.02, 0.5
 
 
 def preflight(config: DataConfig, base: Path) -> list[Problem]:
@@ -42,9 +55,9 @@ def _problems(config: Places, base: Path) -> list[Problem]:
 def _hub_problems(place: str) -> list[Problem]:
     if importlib.util.find_spec("datasets") is None:
         remedy = "install it with: pip install datasets"
-        return [Problem(grade="fail", what="needs the library datasets", remedy=remedy, where=place)]
+        return [fail("data-unusable", "needs the library datasets", remedy, where=place)]
     remedy = "the first run downloads and checks it"
-    return [Problem(grade="info", what="a hub data set is not checked beforehand", remedy=remedy, where=place)]
+    return [info("data-unread", "a hub data set is not checked beforehand", remedy, where=place)]
 
 
 def _first_problem(origin: Origin, config: Places) -> Problem | None:
@@ -56,3 +69,97 @@ def _first_problem(origin: Origin, config: Places) -> Problem | None:
     except BadData as error:
         return error.problem
     return None
+
+
+def records_problems(splits: Splits, account: Account, config: DataConfig, *, examined: SplitName) -> list[Problem]:
+    """What the records are like that are left after cleaning, and what cleaning took away. `examined`: the split that
+    the students are examined on."""
+    train = splits["train"][:LOOKED_AT]
+    return [
+        *sizes(splits, examined),
+        *duplicates(account.splits["train"], train),
+        *leakage(splits, account.splits["train"], config),
+        *empty_targets(account.splits["train"]),
+        *text_checks.problems(train),
+    ]
+
+
+def sizes(splits: Splits, examined: SplitName) -> list[Problem]:
+    """Splits that are too small for what they are there for."""
+    found = []
+    if not splits[examined]:
+        remedy = f"raise data.{examined}_share, or name records with data.{examined}"
+        found.append(fail("examination-empty", f"there is no {examined} record to examine the students on", remedy))
+    elif not splits["validation"]:
+        remedy = "raise data.validation_share, or name records with data.validation"
+        found.append(warn("validation-empty", "there are no validation records to compare the models on", remedy))
+    if (count := len(splits["train"])) < _FEW:
+        remedy = "give more records; instil labels any source, labels.targets: teacher writes targets for them"
+        found.append(warn("records-few", f"{count:,} training records are few to learn from", remedy))
+    return found
+
+
+def duplicates(account: SplitAccount, train: list[Record]) -> list[Problem]:
+    """Sources that stand several times, dropped or not."""
+    dropped = account.dropped.get("exact duplicate", 0) + account.dropped.get("near duplicate", 0)
+    again = len(train) - len({source_key(record.source) for record in train})
+    if again:
+        evidence = f"{again:,} of {len(train):,} sources repeat an earlier one"
+        remedy = "leave data.clean.exact_duplicates on"
+        return [
+            warn("duplicates-kept", "training records stand several times and weigh more", remedy, evidence=evidence)
+        ]
+    if dropped <= _DUPLICATES * account.read:
+        return []
+    evidence = f"{dropped:,} of {account.read:,} training records repeat an earlier one and are dropped"
+    remedy = "look at how the file was made; several targets of one source belong into data.columns.targets"
+    return [warn("duplicates-many", "much of the training data is the same", remedy, evidence=evidence)]
+
+
+def leakage(splits: Splits, account: SplitAccount, config: DataConfig) -> list[Problem]:
+    """Training records that stand in a held-out split: those that stay make every score too good."""
+    kept = account.leaks_kept
+    if config.clean.leakage == "off":
+        held_out = HeldOut([record.source for name in HELD_OUT for record in splits[name]], config.clean.leakage_ngram)
+        kept = int(held_out.exact([record.source for record in splits["train"]]).sum())
+    if kept:
+        evidence = f"{kept:,} of {account.kept:,} training records stand in validation or test too"
+        remedy = "set data.clean.leakage: remove"
+        return [warn("leakage-kept", "the scores will be too good to be true", remedy, evidence=evidence)]
+    dropped = account.dropped.get("leaked exact", 0) + account.dropped.get("leaked n-gram", 0)
+    if dropped <= _LEAKED * account.read:
+        return []
+    evidence = f"{dropped:,} of {account.read:,} training records overlap validation or test and are dropped"
+    remedy = "split by document before the records are made, or give other held-out records"
+    return [warn("leakage-dropped", "training and held-out records are much alike", remedy, evidence=evidence)]
+
+
+def empty_targets(account: SplitAccount) -> list[Problem]:
+    """Records without an answer, which cleaning drops."""
+    empty = account.dropped.get("empty target", 0)
+    if empty <= _EMPTY * account.read:
+        return []
+    evidence = f"{empty:,} of {account.read:,} training records, which are dropped"
+    remedy = "check data.columns.target, or let the teacher write them: labels.targets: teacher"
+    return [warn("targets-empty", "many targets are empty", remedy, evidence=evidence)]
+
+
+def truncation(cut: Truncation) -> list[Problem]:
+    """What the limits cut off."""
+    found = []
+    count = max(cut.examples, 1)
+    if cut.sources > _SOURCES_CUT * count:
+        evidence = f"{cut.sources:,} of {cut.examples:,} sources lose their end"
+        remedy = "raise limits.source, or leave it where the beginning says enough"
+        found.append(warn("sources-cut", "many sources are longer than limits.source", remedy, evidence=evidence))
+    if grade := graded(cut.targets / count, warns=_TARGETS_CUT, fails=_MOST_TARGETS_CUT):
+        evidence = (
+            f"{cut.targets:,} of {cut.examples:,} targets lose their end, and a student of them never learns to stop"
+        )
+        found.append(
+            Problem(
+                grade=grade, code="targets-cut", what="targets are longer than limits.target", evidence=evidence,
+                remedy="raise limits.target, and evaluate.max_new_tokens with it",
+            )
+        )  # fmt: skip
+    return found

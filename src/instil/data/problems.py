@@ -7,14 +7,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from instil.core.errors import DataError, Problem
+from instil.core.errors import DataError
+from instil.core.problems import fail
 
 
 class BadData(DataError):
     """A defect of a data file, kept in its parts so that a preflight can list it."""
 
     def __init__(self, where: str, what: str, remedy: str) -> None:
-        self.problem = Problem(grade="fail", what=what, remedy=remedy, where=where)
+        self.problem = fail(self.code, what, remedy, where=where)
         super().__init__(str(self.problem))
 
 

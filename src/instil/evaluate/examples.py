@@ -38,19 +38,21 @@ class Examples(BaseModel):
 
 
 def select_examples(
-    columns: Columns, *, student: str, teacher: str | None = None, count: int = 5, seed: int = 0
+    columns: Columns, *, student: str, teacher: str | None = None, count: int = 5, worst: int = 20, seed: int = 0
 ) -> Examples:
-    """`count` records of each kind; equal scores go by the records' order. `drawn` is random, by `seed`."""
+    """`count` records of each kind, `worst` of the worst, one in three records at most; equal scores go by the records'
+    order. `drawn` is random, by `seed`."""
     scores = np.array([output.rougeL for output in columns[student]])
     drawn = np.sort(np.random.default_rng(seed).permutation(len(scores))[:count])
     rank = _ranking(columns, count)
+    worst = max(count, min(worst, len(scores) // 3))
     behind: tuple[Example, ...] = ()
     ahead: tuple[Example, ...] = ()
     if teacher is not None and teacher != student:
         gap = scores - np.array([output.rougeL for output in columns[teacher]])
         behind, ahead = rank(np.where(gap < 0, gap, np.inf)), rank(np.where(gap > 0, -gap, np.inf))
     return Examples(
-        worst=rank(scores),
+        worst=_ranking(columns, worst)(scores),
         best=rank(-scores),
         behind=behind,
         ahead=ahead,

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from instil.core import manifest
 from instil.evaluate.examples import Examples
 from instil.evaluate.latency import Latency
+from instil.evaluate.metric import Score
 from instil.evaluate.significance import Interval
+from instil.evaluate.slices import Slice
 
 HISTOGRAM_BINS = 20
 """Of ROUGE-L, 5 points each; 100 falls into the last."""
@@ -31,6 +33,7 @@ class SystemResult(BaseModel):
     rougeL_histogram: tuple[int, ...]
     output_words: float = Field(description="mean words an output")
     empty_outputs: int
+    metrics: dict[str, Score] = Field(default_factory=dict, description="every metric that was asked for, by name")
     throughput: float | None = Field(description="items/s at the comparison's batch size, over all n")
     latency: Latency | None = None
     peak_memory_bytes: int | None = Field(
@@ -79,6 +82,7 @@ class Comparison(BaseModel):
     max_new_tokens: int
     batch_size: int
     examples: Examples = Examples()
+    slices: tuple[Slice, ...] = ()
     remarks: tuple[str, ...] = ()
     hardware: dict[str, str] = Field(default_factory=manifest.hardware)
     versions: dict[str, str] = Field(default_factory=manifest.versions)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from instil.core.errors import ModelError, storage_error
+from instil.core.errors import EncoderOnlyError, ModelError, storage_error
 from instil.core.fingerprint import fingerprint, hash_file, hash_files
 from instil.data.tokens import Kind
 
@@ -43,8 +43,8 @@ _NOTES = (
     *("transformers_version", "_name_or_path", "_model_name_or_path", "name_or_path", "_from_model_config"),
     *("is_local", "local_files_only"),
 )
-READING_PATTERNS = (*_SETTINGS, *TOKENIZER_PATTERNS)
-HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *READING_PATTERNS, CARD_NAME)
+READING_PATTERNS = (*_SETTINGS, *TOKENIZER_PATTERNS, CARD_NAME)
+HUB_PATTERNS = ("model*.safetensors", INDEX_NAME, *READING_PATTERNS)
 
 
 def first_line(error: BaseException) -> str:
@@ -109,7 +109,7 @@ def check_architecture(config: Mapping[str, Any], name: str) -> Kind:
     architectures = [str(item) for item in config.get("architectures") or ()]
     seq2seq = model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     if _is_encoder_only(config, model_type, architectures, seq2seq):
-        raise ModelError(
+        raise EncoderOnlyError(
             f"{name}: {' '.join(architectures) or model_type} only encodes text and cannot write any; choose an "
             "encoder-decoder model (T5, BART, Marian, Pegasus) or a decoder-only one (Llama, Gemma, Qwen, Phi)"
         )

@@ -21,7 +21,7 @@ from instil.models.head import describe, unwrap
 from instil.models.probe import evaluating
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 
 # What a model's own generation_config says about its alphabet; what it says about search (sampling, minimal lengths,
 # penalties) is left aside, so that teacher and student are compared under one rule.
@@ -84,7 +84,7 @@ class TransformersGenerator:
 
         Raises `ModelError` for a source that gives no tokens, or more than the model has positions for.
         """
-        search = self._search(max_new_tokens, num_beams=self.num_beams, do_sample=False)
+        search = self.search(max_new_tokens, num_beams=self.num_beams, do_sample=False)
         return [texts[0] for texts in self._run(sources, search, batch_size)]
 
     def candidates(
@@ -97,10 +97,21 @@ class TransformersGenerator:
             how: dict[str, Any] = {"num_beams": max(self.num_beams, count), "do_sample": False}
         else:
             how = {"do_sample": True, "temperature": sample, "top_k": 0}
-        search = self._search(max_new_tokens, num_return_sequences=count, **how)
+        search = self.search(max_new_tokens, num_return_sequences=count, **how)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return [list(dict.fromkeys(texts)) for texts in self._run(sources, search, batch_size)]
+
+    def draw(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sample: float, seed: int
+    ) -> list[list[int]]:
+        """Tokens behind each of the `prompts`, all in one batch, drawn at temperature `sample` from `seed` on: up to
+        `max_new_tokens`, the end token included. Raises `ModelError` for more than the model has positions for."""
+        search = self.search(max_new_tokens, do_sample=True, temperature=sample, top_k=0)
+        _require_room(unwrap(self.model), prompts, max_new_tokens, self.kind)
+        with torch.random.fork_rng(), evaluating(self.model), _searching(unwrap(self.model), search):
+            torch.manual_seed(seed)
+            return self._tokens(prompts)
 
     def _run(self, sources: Sequence[str], search: GenerationConfig, batch_size: int) -> list[list[str]]:
         """All texts of each source, in their order."""
@@ -127,10 +138,11 @@ class TransformersGenerator:
             )
         return ids
 
-    def _search(self, max_new_tokens: int, **how: Any) -> GenerationConfig:
+    def search(self, max_new_tokens: int, **how: Any) -> GenerationConfig:
+        """A search as `how` says, under the model's own alphabet but none of its habits."""
         own = unwrap(self.model).generation_config
         alphabet = {key: value for key in ALPHABET if (value := getattr(own, key, None)) is not None}
-        ends = self._ends()
+        ends = self.ends
         pad = self.tokenizer.pad_token_id
         return GenerationConfig(
             **alphabet,
@@ -141,21 +153,35 @@ class TransformersGenerator:
             **how,
         )
 
-    def _ends(self) -> list[int]:
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end an output."""
         own = unwrap(self.model).generation_config.eos_token_id
         ends = [own] if isinstance(own, int) else list(own or [])
         return list(dict.fromkeys(end for end in [self.tokenizer.eos_token_id, *ends] if end is not None))
 
+    def write_ids(
+        self, prompts: Sequence[Sequence[int]], search: GenerationConfig, stopping: StoppingCriteriaList
+    ) -> None:
+        """Write behind `prompts`, token ids, as one batch; what is written `stopping` sees as it comes."""
+        with evaluating(self.model), _searching(unwrap(self.model), search):
+            self._tokens(prompts, stopping_criteria=stopping)
+
     def _texts(self, prompts: list[list[int]]) -> list[str]:
+        ends = set(self.ends)
+        return [self._decode(ids[:-1] if ids[-1] in ends else ids) for ids in self._tokens(prompts)]
+
+    def _tokens(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+        """What the model writes behind each prompt, to the first end token and with it."""
         model = unwrap(self.model)
         side: Side = "left" if self.kind == "decoder-only" else "right"
         ids_BS, mask_BS = pad_ids(prompts, model.generation_config.pad_token_id, side)
         device = model.get_input_embeddings().weight.device
-        written = model.generate(input_ids=ids_BS.to(device), attention_mask=mask_BS.to(device)).tolist()
+        written = model.generate(input_ids=ids_BS.to(device), attention_mask=mask_BS.to(device), **options).tolist()
         # The decoder of an encoder-decoder model begins with its start token, which may be an end token too.
         begin = ids_BS.shape[1] if self.kind == "decoder-only" else 1
-        ends = set(self._ends())
-        return [self._decode(_until(ids[begin:], ends)) for ids in written]
+        ends = set(self.ends)
+        return [_to_end(ids[begin:], ends) for ids in written]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
@@ -182,6 +208,6 @@ def _require_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: 
         )
 
 
-def _until(ids: list[int], ends: set[int]) -> list[int]:
-    """`ids` before the first end token; a batch fills up finished texts behind it."""
-    return ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))]
+def _to_end(ids: list[int], ends: set[int]) -> list[int]:
+    """`ids` up to the first end token; a batch fills up finished texts behind it."""
+    return ids[: next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))]

@@ -5,7 +5,7 @@ Every way ends in a local folder, which is checked before its weights are read: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,14 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How a model reads texts: its tokenizer, its family, and the number of ids that it has."""
+    """How a model reads texts: its tokenizer, its family, and the number of ids that it has; its raw settings, and the
+    licence that its card names."""
 
     tokenizer: Any
     kind: Kind
     vocabulary: int
+    config: Mapping[str, Any]
+    licence: str = folders.UNKNOWN_LICENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def load_model(
     """
     place = locate(ref, revision=revision, accept_licences=accept_licences, say=say)
     with folders.quiet_transformers():
-        tokenizer = _load_tokenizer(place.folder, ref)
+        tokenizer = load_tokenizer(place.folder, ref)
         model = _load_weights(place, ref, dtype, attn)
     return LoadedModel(_place(model, device, ref).eval(), tokenizer, ref, place.fingerprint, place.licence, place.kind)
 
@@ -84,13 +87,17 @@ def load_reader(
     fetched. Raises like `load_model`."""
     path = Path(ref).expanduser()
     if ref.startswith(wheels.PREFIX) or path.suffix == GGUF_SUFFIX:
-        folder = locate(ref, revision=revision, accept_licences=accept_licences, say=say).folder
+        place = locate(ref, revision=revision, accept_licences=accept_licences, say=say)
+        folder, licence = place.folder, place.licence
     else:
         folder = path if path.is_dir() else _from_hub(ref, revision, say, folders.READING_PATTERNS)
+        licence = folders.read_licence(folder)
     config = folders.read_config(folder, ref)
-    tokenizer = _load_tokenizer(folder, ref)
+    tokenizer = load_tokenizer(folder, ref)
     declared = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 0
-    return Reader(tokenizer, folders.check_architecture(config, ref), max(declared, len(tokenizer)))
+    return Reader(
+        tokenizer, folders.check_architecture(config, ref), max(declared, len(tokenizer)), config, licence
+    )  # fmt: skip
 
 
 def to_accelerator(model: nn.Module) -> nn.Module:
@@ -176,12 +183,17 @@ def _hub_error(ref: str, revision: str | None, error: Exception) -> ModelError:
     return ModelError(f"{ref}: {reason}; {remedy}")
 
 
-def _load_tokenizer(folder: Path, ref: str) -> Any:
+def load_tokenizer(folder: Path, ref: str, *, gguf: Path | None = None) -> Any:
+    """The tokenizer in `folder`, or the one inside the file `gguf` where the folder has none.
+
+    Raises `ModelError`, naming the model `ref`.
+    """
     from transformers import AutoTokenizer
 
+    inside = {"gguf_file": gguf.name} if gguf is not None and not (folder / "tokenizer.json").is_file() else {}
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **inside)
+    except Exception as error:  # The tokenizers library has no class of errors of its own.
         raise ModelError(
             f"{ref}: its tokenizer cannot be loaded ({folders.first_line(error)}); put the model's tokenizer files "
             f"(tokenizer.json, tokenizer_config.json) into {folder}"

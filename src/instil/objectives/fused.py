@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,9 @@ from instil.objectives.config import Divergence
 from instil.objectives.divergences import TINY, divergence
 
 DEFAULT_CHUNK = 512
+Soft = tuple[Tensor, Tensor, Tensor | None]
+"""The divergence of each row of a chunk `(C,)`; the gradient `(C, V)`, with respect to the logits, of its weighted part
+of the loss; and, at temperature 1, where the hard loss's softmax is in that gradient, the log of its total `(C,)`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,17 @@ class Mix:
     least: float = TINY
 
 
+@runtime_checkable
+class RowLabels(Protocol):
+    """What a teacher says of N rows: stored (`SparseLabels`), or from one in memory (dense.py)."""
+
+    def to(self, device: torch.device) -> RowLabels:
+        """The same labels on `device`."""
+
+    def soft(self, part: slice, logits_CV: Tensor, mix: Mix) -> Soft:
+        """The soft loss of the rows of `part`, whose student gives `logits_CV`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseLabels:
     """Labels of N rows: `ids_NK`, distinct in a row, with `probs_NK`. The tail has the rest of the mass.
@@ -70,6 +85,10 @@ class SparseLabels:
     def to(self, device: torch.device) -> SparseLabels:
         """The same labels on `device`."""
         return SparseLabels(ids_NK=self.ids_NK.to(device), probs_NK=self.probs_NK.to(device))
+
+    def soft(self, part: slice, logits_CV: Tensor, mix: Mix) -> Soft:
+        """The divergence over {head ids, tail} of the rows of `part`, as `RowLabels` says."""
+        return _partition(logits_CV, self.ids_NK[part], self.probs_NK[part].to(logits_CV.dtype), mix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +111,7 @@ def row_loss(
     mix: Mix,
     projection: Projection | None = None,
     bias_V: Float[Tensor, " v"] | None = None,
-    labels: SparseLabels | None = None,
+    labels: RowLabels | None = None,
     weight_N: Float[Tensor, " n"] | None = None,
     chunk: int = DEFAULT_CHUNK,
 ) -> LossSums:
@@ -105,12 +124,10 @@ def row_loss(
     if labels is None and mix.soft:
         raise ValueError(f"mix.soft is {mix.soft} but no labels were given; give labels or set soft to 0")
     projection = projection or Projection()
-    ids_NK = labels.ids_NK if labels else None
-    probs_NK = labels.probs_NK if labels else None
     # Inside `forward` torch reports gradients as wanted even where they are switched off.
     learning = torch.is_grad_enabled()
     total, soft, hard = _FusedRows.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk, learning
+        hidden_ND, weight_VD, bias_V, target_N, labels, weight_N, mix, projection, chunk, learning
     )
     return LossSums(total=total, soft=float(soft), hard=float(hard), count=target_N.shape[0])
 
@@ -118,7 +135,7 @@ def row_loss(
 class _FusedRows(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, hidden_ND, weight_VD, bias_V, target_N, ids_NK, probs_NK, weight_N, mix, projection, chunk, learning
+        ctx, hidden_ND, weight_VD, bias_V, target_N, labels, weight_N, mix, projection, chunk, learning
     ):
         wants_hidden, wants_weight, wants_bias = (learning and needed for needed in ctx.needs_input_grad[:3])
         accumulator = torch.promote_types(hidden_ND.dtype, torch.float32)
@@ -130,10 +147,10 @@ class _FusedRows(torch.autograd.Function):
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             hidden_CD = hidden_ND[part]
-            logits_CV = _logits(hidden_CD, weight_VD[valid], None if bias_V is None else bias_V[valid], projection)
-            label = None if ids_NK is None else (ids_NK[part], probs_NK[part].to(logits_CV.dtype))
+            logits_CV = logits_of(hidden_CD, weight_VD[valid], None if bias_V is None else bias_V[valid], projection)
+            soft = labels.soft(part, logits_CV, mix) if labels is not None and mix.soft else None
             row_weight = None if weight_N is None else weight_N[part].to(logits_CV.dtype)
-            grad_CV = _chunk(logits_CV, target_N[part], label, row_weight, mix, sums)
+            grad_CV = _chunk(logits_CV, target_N[part], soft, row_weight, mix, sums)
             if not (wants_hidden or wants_weight or wants_bias):
                 continue
             if projection.softcap is not None:
@@ -158,7 +175,7 @@ class _FusedRows(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden * upstream.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight.mul_(upstream).to(weight_dtype),
             None if grad_bias is None else (grad_bias * upstream).to(bias_dtype),
-            *(None,) * 8,
+            *(None,) * 7,
         )
 
 
@@ -173,7 +190,7 @@ def _add_outer(sum_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
         sum_VD += grad_CV.T @ hidden_CD
 
 
-def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, projection: Projection) -> Tensor:
+def logits_of(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, projection: Projection) -> Tensor:
     """Logits of one chunk, in fp32 at least."""
     logits_CV = hidden_CD @ weight_VD.T
     logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
@@ -189,15 +206,15 @@ def _logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, project
 def _chunk(
     logits_CV: Tensor,
     target_C: Tensor,
-    label: tuple[Tensor, Tensor] | None,
+    soft: Soft | None,
     weight_C: Tensor | None,
     mix: Mix,
     sums: Tensor,
 ) -> Tensor:
     """Gradient of the chunk's weighted loss with respect to its logits; adds (total, soft, hard) to `sums`."""
     loss_C, grad_CV, log_total_C = torch.zeros_like(logits_CV[:, 0]), None, None
-    if label is not None and mix.soft:
-        soft_C, grad_CV, log_total_C = _partition(logits_CV, *label, mix)
+    if soft is not None:
+        soft_C, grad_CV, log_total_C = soft
         sums[1] += soft_C.sum()
         loss_C = loss_C + mix.soft * mix.temperature**2 * soft_C
     if mix.hard or grad_CV is None or log_total_C is not None:
@@ -234,10 +251,8 @@ def _cross_entropy(
     return loss_C, grad_CV
 
 
-def _partition(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, mix: Mix) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The divergence over {head ids, tail} of each row and the gradient, with respect to the logits, of its weighted
-    part of the loss. At temperature 1, the hard loss's softmax is in the gradient too, and the log of the softmax's
-    total comes with it.
+def _partition(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, mix: Mix) -> Soft:
+    """The divergence over {head ids, tail}.
 
     The tail's mass is summed after the head's entries are taken out: 1 - sum(head) would cancel where it is small.
     """

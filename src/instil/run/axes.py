@@ -51,13 +51,13 @@ def _around(values: list[float], low: float | None, start: float, end: float) ->
     return Scale(bottom - air if low is None else low, top + air, start, end)
 
 
-def frame(x: Scale, y: Scale, *, x_label: str, y_label: str) -> Markup:
-    """Grid lines, tick words and both axes' names."""
+def frame(x: Scale | None, y: Scale, *, x_label: str, y_label: str) -> Markup:
+    """Grid lines, tick words and both axes' names. Without `x` its ticks are left to the caller."""
     lines, words = [], []
     for at, text in y.ticks():
         lines.append(element("line", x1=LEFT, x2=RIGHT, y1=at, y2=at))
         words.append(element("text", text, x=LEFT - 8, y=at, dy="0.34em", text_anchor="end"))
-    for at, text in x.ticks():
+    for at, text in x.ticks() if x else ():
         lines.append(element("line", x1=at, x2=at, y1=BOTTOM, y2=BOTTOM + 5))
         words.append(element("text", text, x=at, y=BOTTOM + 21, text_anchor="middle"))
     middle = (TOP + BOTTOM) / 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -19,6 +19,10 @@ from instil.models.folders import UNKNOWN_LICENCE
 from instil.models.students.sizes import changes
 from instil.models.wheels import PREFIX, WHEELS
 from instil.run.recipe import Recipe
+from instil.run.report_markdown import markdown
+
+if TYPE_CHECKING:
+    from instil.evaluate.results import Comparison
 
 _CLASSES: dict[Kind, str] = {"decoder-only": "AutoModelForCausalLM", "encoder-decoder": "AutoModelForSeq2SeqLM"}
 
@@ -42,9 +46,37 @@ def student_card(
         ("Parameters", f"{made['parameters']:,}"),
         *_texts(recipe),
     ]
-    rows += [("Learned", _learned(recipe, learned)), ("Seed", str(recipe.seed)), ("Versions", _versions())]
+    rows += [("Learned", _learned(recipe, learned)), ("Seed", str(recipe.seed_of_student)), ("Versions", _versions())]
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
     return f"---\n{front}---\n\n# {recipe.name}\n\n{_SUMMARY}\n\n| | |\n|---|---|\n{table}\n\n{_usage(recipe, kind)}"
+
+
+RESULTS = "## Results"
+
+
+def with_results(card: str, comparison: Comparison, data: str) -> str:
+    """`card` with what its model was measured to be: in words and a table, and in the front matter for hubs. Results
+    that stand in it already are replaced."""
+    _, front, text = card.split("---\n", 2)
+    head = yaml.safe_load(front)
+    head["model-index"] = [_index(head, text, comparison, _public(data))]
+    before, _, rest = text.partition(RESULTS)
+    after = rest[rest.index("## Use") :] if rest else before[before.index("## Use") :]
+    before = before if rest else before[: before.index("## Use")]
+    results = f"{RESULTS}\n\n{markdown(comparison)}\n"
+    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{before}{results}{after}"
+
+
+def _index(head: Mapping[str, Any], text: str, comparison: Comparison, data: str) -> dict[str, Any]:
+    """The metrics as the hub's model cards have them."""
+    name = next(line for line in text.splitlines() if line.startswith("# ")).removeprefix("# ")
+    student = comparison[comparison.student or ""]
+    metrics = [
+        {"type": "rouge", "name": f"ROUGE-{kind}", "value": round(getattr(student, f"rouge{kind}").value, 2)}
+        for kind in ("1", "2", "L")
+    ]
+    task = {"type": head.get("pipeline_tag", "text2text-generation")}
+    return {"name": name, "results": [{"task": task, "dataset": {"type": data, "name": data}, "metrics": metrics}]}
 
 
 _SUMMARY = "A small model distilled from a large one with instil. It is a plain transformers model."
@@ -110,8 +142,11 @@ def _learned(recipe: Recipe, learned: Mapping[str, Any] | None) -> str:
     budget = f"{section.loop.budget} ({learned['step']} steps)"
     if not learned.get("labels"):
         return f"{budget}; cross-entropy on the {recipe.labels.targets} targets"
+    if section.on_policy:
+        budget += f"; a share of {section.on_policy.share} of the batches written by the student itself"
+    whose = "its own past's" if section.self_teacher else "the teacher's"
     return (
-        f"{budget}; alpha {section.alpha} of {section.divergence} to the teacher's distributions at temperature"
+        f"{budget}; alpha {section.alpha} of {section.divergence} to {whose} distributions at temperature"
         f" {section.temperature}, the rest cross-entropy on the {recipe.labels.targets} targets"
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from instil.run import axes
@@ -15,7 +16,8 @@ from instil.run.markup import Child, Markup, element, joined
 from instil.run.roles import Role, role_of, spoken
 
 if TYPE_CHECKING:
-    from instil.evaluate.results import Comparison, SystemResult
+    from instil.evaluate.results import Comparison
+    from instil.evaluate.significance import Interval
 
 Point = tuple[float, float]
 Curves = Mapping[str, Sequence[Mapping[str, float | None]]]
@@ -52,18 +54,18 @@ def learning_curves(comparison: Comparison, curves: Curves, names: Sequence[str]
     y = axes.upwards(seen + held_out or [value for points in smooth.values() for _, value in points])
     place = _placer(x, y)
     shapes: list[Child] = []
-    legend: list[tuple[Role, str]] = []
+    entries: list[tuple[Role, str]] = []
     for name, (steps, checks) in runs.items():
         role = role_of(comparison, name)
         shapes.append(path(map(place, thinned(steps)), class_=f"raw {role}") if steps else None)
         shapes.append(path(map(place, thinned(smooth[name])), class_=f"line {role}") if steps else None)
         shapes.append([mark(role, *place(point), size=3.5) for point in checks])
         end = smooth[name][-1][1] if steps else checks[-1][1]
-        legend.append((role, f"{spoken(name)}, ends at {end:.2f}"))
+        entries.append((role, f"{spoken(name)}, ends at {end:.2f}"))
     inside = element("g", shapes, clip_path=f"url(#{key}-clip)")
     ground = frame(x, y, x_label="minutes of training", y_label="cross-entropy, nats a token")
     title = f"Learning curves of {_listed(runs)}"
-    return drawing(key, title, "; ".join(words for _, words in legend), _clip(key), ground, inside, _legend(legend))
+    return drawing(key, title, "; ".join(words for _, words in entries), _clip(key), ground, inside, legend(entries))
 
 
 def series(history: Sequence[Mapping[str, float | None]], field: str) -> list[Point]:
@@ -95,63 +97,84 @@ def thinned(points: Sequence[Point]) -> list[Point]:
     return [point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1]
 
 
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One system's place in a chart of quality against a cost, both with their intervals."""
+
+    name: str
+    role: Role
+    cost: Interval
+    quality: Interval
+
+
 def latency_against_quality(comparison: Comparison, *, key: str) -> Markup | None:
     """ROUGE-L against the median milliseconds for one source, both with their 95% intervals; None if none was timed.
 
     Systems without parameters take next to no time: they are level lines to be above of.
     """
-    timed = [one for one in comparison.systems if one.latency is not None and one.parameters]
-    if not timed:
+    dots = [
+        Dot(one.name, role_of(comparison, one.name), one.latency.p50, one.rougeL)
+        for one in comparison.systems
+        if one.latency is not None and one.parameters
+    ]
+    levels = {one.name: one.rougeL.value for one in comparison.systems if not one.parameters}
+    return against_quality(dots, levels, key=key, title="Latency against quality", cost=LATENCY, unit="ms")
+
+
+LATENCY = "median time for one text, ms"
+
+
+def against_quality(
+    dots: Sequence[Dot], levels: Mapping[str, float], *, key: str, title: str, cost: str, unit: str
+) -> Markup | None:
+    """ROUGE-L against a cost, a dot a system, with 95% intervals; `levels` are lines across. None without dots."""
+    if not dots:
         return None
-    level = [one for one in comparison.systems if not one.parameters]
-    x = axes.across((one.latency.p50.high for one in timed if one.latency), low=0)
-    ends = [end for one in timed for end in (one.rougeL.low, one.rougeL.high)]
-    y = axes.upwards(ends + [one.rougeL.value for one in level])
-    words = [_pair_in_words(one) for one in timed]
+    x = axes.across((dot.cost.high for dot in dots), low=0)
+    y = axes.upwards([end for dot in dots for end in (dot.quality.low, dot.quality.high)] + list(levels.values()))
+    words = [f"{spoken(dot.name)}: ROUGE-L {dot.quality.value:.1f} at {dot.cost.value:.3g} {unit}" for dot in dots]
     return drawing(
         key,
-        "Latency against quality",
-        "; ".join(words + [f"{spoken(one.name)}: ROUGE-L {one.rougeL.value:.1f}" for one in level]),
-        frame(x, y, x_label="median time for one text, ms", y_label="ROUGE-L"),
-        _levels(level, y),
-        [_crossed(one, role_of(comparison, one.name), x, y) for one in timed],
-        _point_labels(timed, x, y),
+        title,
+        "; ".join(words + [f"{spoken(name)}: ROUGE-L {value:.1f}" for name, value in levels.items()]),
+        frame(x, y, x_label=cost, y_label="ROUGE-L"),
+        _levels(levels, y),
+        [_crossed(dot, x, y) for dot in dots],
+        _point_labels(dots, x, y),
     )
 
 
-def _pair_in_words(one: SystemResult) -> str:
-    return f"{spoken(one.name)}: ROUGE-L {one.rougeL.value:.1f} at {one.latency_ms_p50:.0f} ms"
-
-
-def _levels(systems: Sequence[SystemResult], y: Scale) -> Markup:
-    places = [y(one.rougeL.value) for one in systems]
+def _levels(levels: Mapping[str, float], y: Scale) -> Markup:
+    places = [y(value) for value in levels.values()]
     lines = [element("line", x1=LEFT, x2=RIGHT, y1=at, y2=at, class_="level") for at in places]
-    labels = zip(systems, apart([at - 6 for at in places], _LINE, TOP + 10, BOTTOM - 4), strict=True)
-    words = [element("text", f"{spoken(one.name)}, {one.rougeL.value:.1f}", x=LEFT + 6, y=at) for one, at in labels]
+    heights = apart([at - 6 for at in places], _LINE, TOP + 10, BOTTOM - 4)
+    words = [
+        element("text", f"{spoken(name)}, {value:.1f}", x=LEFT + 6, y=at)
+        for (name, value), at in zip(levels.items(), heights, strict=True)
+    ]
     return joined(lines, element("g", words, class_="quiet"))
 
 
-def _crossed(one: SystemResult, role: Role, x: Scale, y: Scale) -> Markup:
-    assert one.latency is not None
-    across, up = one.latency.p50, one.rougeL
+def _crossed(dot: Dot, x: Scale, y: Scale) -> Markup:
+    across, up = dot.cost, dot.quality
     at_x, at_y = x(across.value), y(up.value)
     bars = (
-        element("line", x1=at_x, x2=at_x, y1=y(up.low), y2=y(up.high), class_=f"error {role}"),
-        element("line", x1=x(across.low), x2=x(across.high), y1=at_y, y2=at_y, class_=f"error {role}"),
+        element("line", x1=at_x, x2=at_x, y1=y(up.low), y2=y(up.high), class_=f"error {dot.role}"),
+        element("line", x1=x(across.low), x2=x(across.high), y1=at_y, y2=at_y, class_=f"error {dot.role}"),
     )
-    return joined(bars, mark(role, at_x, at_y, size=6))
+    return joined(bars, mark(dot.role, at_x, at_y, size=6))
 
 
-def _point_labels(systems: Sequence[SystemResult], x: Scale, y: Scale) -> Markup:
+def _point_labels(dots: Sequence[Dot], x: Scale, y: Scale) -> Markup:
     """Beside the points, towards the chart's middle, no two on each other."""
     words = []
     for right in (False, True):
-        here = [one for one in systems if (x(one.latency_ms_p50 or 0) > (LEFT + RIGHT) / 2) == right]
-        heights = apart([y(one.rougeL.value) - 7 for one in here], _LINE, TOP + 10, BOTTOM - 6)
+        here = [dot for dot in dots if (x(dot.cost.value) > (LEFT + RIGHT) / 2) == right]
+        heights = apart([y(dot.quality.value) - 7 for dot in here], _LINE, TOP + 10, BOTTOM - 6)
         side = -11 if right else 11
-        for one, height in zip(here, heights, strict=True):
-            at = x(one.latency_ms_p50 or 0) + side
-            words.append(element("text", spoken(one.name), x=at, y=height, text_anchor="end" if right else "start"))
+        for dot, height in zip(here, heights, strict=True):
+            at = x(dot.cost.value) + side
+            words.append(element("text", spoken(dot.name), x=at, y=height, text_anchor="end" if right else "start"))
     return element("g", words, class_="labels")
 
 
@@ -164,19 +187,19 @@ def score_spread(comparison: Comparison, *, key: str) -> Markup | None:
     x, y = Scale(0, 100, LEFT, RIGHT), axes.upwards([share for both in shares for share in both], low=0)
     place = _placer(x, y)
     outlines = [[place(corner) for corner in _stairs(share)] for share in shares]
-    legend: list[tuple[Role, str]] = [
+    entries: list[tuple[Role, str]] = [
         (role_of(comparison, one.name), f"{spoken(one.name)}, mean {one.rougeL.value:.1f}") for one in pair
     ]
     floor = [(RIGHT, BOTTOM), (LEFT, BOTTOM)]
     return drawing(
         key,
         "Spread of ROUGE-L over the test items",
-        "; ".join(words for _, words in legend),
+        "; ".join(words for _, words in entries),
         frame(x, y, x_label="ROUGE-L of one item", y_label="share of the items, %"),
         path([*outlines[0], *floor], class_="area student"),
         path(outlines[0], class_="line student"),
         path(outlines[1], class_="line teacher"),
-        _legend(legend, marks=False),
+        legend(entries, marks=False),
     )
 
 
@@ -202,11 +225,13 @@ def _clip(key: str) -> Markup:
     return element("defs", element("clipPath", room, id=f"{key}-clip"))
 
 
-def _legend(entries: Sequence[tuple[Role, str]], *, marks: bool = True) -> Markup:
-    """In the upper right, which falling curves and skewed histograms leave empty."""
+def legend(entries: Sequence[tuple[Role, str]], *, marks: bool = True, low: bool = False) -> Markup:
+    """In the upper right, which falling curves and skewed histograms leave empty; `low`, in the lower right."""
     rows: list[Child] = []
+    step = _LINE + 3
+    top = BOTTOM - 8 - step * (len(entries) - 1) if low else TOP + 8
     for index, (role, words) in enumerate(entries):
-        y = TOP + 8 + index * (_LINE + 3)
+        y = top + index * step
         rows.append(path([(RIGHT - 28, y), (RIGHT, y)], class_=f"line {role}"))
         rows.append(mark(role, RIGHT - 14, y, size=3.5) if marks else None)
         rows.append(element("text", words, x=RIGHT - 36, y=y, dy="0.34em", text_anchor="end"))

@@ -16,10 +16,13 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.run.check_cli import check
+from instil.run.compare_cli import compare
 from instil.run.labels_cli import labels_app
 from instil.run.methods_cli import methods, teachers
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
+from instil.run.serve_cli import serve, serve_key
 
 app = typer.Typer(
     name="instil",
@@ -34,6 +37,10 @@ app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command()(methods)
 app.command()(teachers)
+app.command()(compare)
+app.command("serve")(serve)
+app.command("serve-key")(serve_key)
+app.command()(check)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -41,6 +48,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. distil.alpha=0.5. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+AsMarkdown = Annotated[bool, typer.Option("--md", help="Print verdict and table as Markdown, for a pull request.")]
 
 
 # The root of typer's usage errors, which it does not export by itself.
@@ -162,15 +170,26 @@ def distil(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
 
 
 @app.command()
-def evaluate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def evaluate(recipe: RecipePath, overrides: Overrides = None, md: AsMarkdown = False, as_json: AsJson = False) -> None:
     """Compare teacher, students and trivial baselines on held-out data."""
-    _show(_pipeline(recipe, overrides), as_json, f"instil run {recipe}")
+    _show(_pipeline(recipe, overrides), md, as_json, f"instil run {recipe}")
 
 
 @app.command()
-def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Run all stages, reusing what is finished, and write summary.json and report.html."""
-    _show(_pipeline(recipe, overrides), as_json, "instil init YOUR_FILE.jsonl")
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Begin without instil check.")] = False,
+    md: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check, then run all stages, reusing what is finished, and write summary.json and report.html."""
+    pipeline = _pipeline(recipe, overrides)
+    if not no_check:
+        from instil.run.check import check_first
+
+        check_first(pipeline)
+    _show(pipeline, md, as_json, "instil init YOUR_FILE.jsonl")
 
 
 def _pipeline(recipe: Path, overrides: list[str] | None) -> Any:
@@ -201,7 +220,7 @@ def _say_stage(name: str, artifact: Any, as_json: bool, following: str) -> None:
         print(f"{name}: {artifact.folder}\nNext: {following}")
 
 
-def _show(pipeline: Any, as_json: bool, next_command: str) -> None:
+def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
     from instil.core import console
     from instil.run import report
     from instil.run.pipeline import SUMMARY_NAME
@@ -210,6 +229,11 @@ def _show(pipeline: Any, as_json: bool, next_command: str) -> None:
     if as_json:
         summary = json.loads((pipeline.root / SUMMARY_NAME).read_text(encoding="utf8"))
         console.emit_json(summary | {"report": str(place), "next": next_command})
+        return
+    if md:
+        from instil.run.report_markdown import markdown
+
+        print(markdown(comparison), end="")
         return
     from rich.console import Console
 

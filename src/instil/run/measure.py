@@ -73,10 +73,12 @@ def measure(pipeline: Pipeline) -> Measured:
     reading = reading_of(pipeline.recipe, student, labels, examples)
     task = distil_task(pipeline.recipe, section, pipeline.untrained, student.model, labels, reading)
     reports: list[StepReport] = []
-    ordinary = added_memory(lambda: reports.extend(_steps(task, loop, pipeline.recipe.seed)))
+    ordinary = added_memory(lambda: reports.extend(_steps(task, loop, pipeline.recipe.seed_of_student)))
     extreme = _peak(pipeline, section, student.model, reading, labels)
     peak = None if ordinary is None or extreme is None else max(ordinary, extreme)
-    return _foreseen(section.loop, shape, reading.examples, reports, peak, seed=pipeline.recipe.seed, labels=labels)
+    return _foreseen(
+        section.loop, shape, reading.examples, reports, peak, seed=pipeline.recipe.seed_of_student, labels=labels
+    )
 
 
 def _short(loop: LoopConfig) -> LoopConfig:
@@ -103,7 +105,7 @@ def _peak(pipeline: Pipeline, section: DistilConfig, model: Any, reading: Readin
     chosen = replace(reading, examples=longest)
     task = distil_task(pipeline.recipe, section, pipeline.untrained, model, labels, chosen)
     loop = _short(section.loop).model_copy(update={"budget": Budget(steps=2)})
-    return added_memory(lambda: _steps(task, loop, pipeline.recipe.seed))
+    return added_memory(lambda: _steps(task, loop, pipeline.recipe.seed_of_student))
 
 
 def _foreseen(
@@ -120,7 +122,7 @@ def _foreseen(
     step = statistics.fmean(work) / rate
     off = [flops / rate / second for flops, second in zip(timed, seconds, strict=True)]
     per_step = statistics.fmean(tokens)
-    steps = _whole_steps(loop.budget, step, per_step, sum(example.length for example in examples))
+    steps = whole_steps(loop.budget, step, per_step, sum(example.length for example in examples))
     return Measured(
         step_seconds=step, step_seconds_spread=statistics.stdev(off), tokens_per_second=sum(tokens) / sum(seconds),
         flops_per_second=rate, peak_bytes=peak, steps=len(seconds), with_labels=labels is not None, whole_steps=steps,
@@ -146,7 +148,8 @@ def _batch_flops(shape: Shape, chosen: Sequence[Encoded]) -> float:
     return len(chosen) * (flops.total + backward_flops(flops))
 
 
-def _whole_steps(budget: Budget, seconds: float, tokens: float, epoch: float) -> float:
+def whole_steps(budget: Budget, seconds: float, tokens: float, epoch: float) -> float:
+    """Optimizer steps of a budget, with steps of so many seconds and tokens, and so many tokens of all data."""
     if budget.steps:
         return budget.steps
     if budget.minutes:

@@ -14,12 +14,15 @@ from typing import Any
 from instil.core import publish, units
 from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
+from instil.models.folders import CARD_NAME
+from instil.run.card import with_results
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels, write_part
+from instil.run.stages.made_models import MODEL_NAME
 from instil.run.stages.student import check_student, run_student
 from instil.run.stages.synthesise import run_synthesise
 from instil.run.stages.teach import Teacher, run_teach
@@ -36,51 +39,53 @@ class Pipeline:
         self.recipe = recipe
         self.base = base
         self.root = base / recipe.runs_dir / recipe.name
-        self._shop = Workshop(root=self.root, recipe_yaml=resolved_yaml(recipe), seed=recipe.seed)
+        self.shop = Workshop(
+            root=self.root, recipe_yaml=resolved_yaml(recipe), seed=recipe.seed, student_seed=recipe.seed_of_student
+        )
 
     @cached_property
     def data(self) -> Data:
         """Records by split."""
-        return run_data(self._shop, self.recipe, self.base)
+        return run_data(self.shop, self.recipe, self.base)
 
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher, taught where the recipe says so."""
         check_student(self.recipe)  # Before hours are spent on a teacher.
         check_tokenizers(self.recipe, self.data)
-        return run_teach(self._shop, self.recipe, self.data)
+        return run_teach(self.shop, self.recipe, self.data)
 
     @cached_property
     def lesson(self) -> Data:
         """What the student is taught: the data, with what the teacher writes where the recipe wants that."""
-        return run_synthesise(self._shop, self.recipe, self.base, self.data, self.teacher)
+        return run_synthesise(self.shop, self.recipe, self.base, self.data, self.teacher)
 
     @cached_property
     def labels(self) -> Labels:
         """What the teacher knows about the train split."""
-        return run_labels(self._shop, self.recipe, self.lesson, self.teacher)
+        return run_labels(self.shop, self.recipe, self.lesson, self.teacher)
 
     def label_part(self, number: int, of: int) -> Artifact:
         """The labels of every `of`-th shard, from the `number`-th on."""
-        return write_part(self._shop, self.recipe, self.lesson, self.teacher, Part(number=number, of=of))
+        return write_part(self.shop, self.recipe, self.lesson, self.teacher, Part(number=number, of=of))
 
     @cached_property
     def untrained(self) -> Artifact:
         """The student before it learns."""
         labels = self.labels if needs_labels(self.recipe) else None
-        return run_student(self._shop, self.recipe, self.lesson, self.teacher, labels)
+        return run_student(self.shop, self.recipe, self.lesson, self.teacher, labels)
 
     @cached_property
     def student(self) -> Artifact:
         """The distilled student."""
-        return run_distil(self._shop, self.recipe, self.lesson, self.untrained, self.labels, self.teacher)
+        return run_distil(self.shop, self.recipe, self.lesson, self.untrained, self.labels, self.teacher)
 
     @cached_property
     def without_teacher(self) -> Artifact | None:
         """The same student, trained for the same budget on gold targets alone; None where the recipe declines it."""
         if self.recipe.distil is None or not self.recipe.distil.without_teacher:
             return None
-        return run_distil(self._shop, self.recipe, self.data, self.untrained, None)
+        return run_distil(self.shop, self.recipe, self.data, self.untrained, None)
 
     @property
     def students(self) -> dict[str, Artifact]:
@@ -95,13 +100,14 @@ class Pipeline:
         """The comparison of all systems."""
         asked = any(each.of == "student" for each in self.recipe.evaluate.prompted)
         untrained = self.untrained if asked else None
-        return run_evaluate(self._shop, self.recipe, self.data, self.teacher, self.students, untrained)
+        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, untrained)
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""
         comparison = read_comparison(self.evaluation)
         summary = comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
         publish.write_text(self.root / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        self._tell_card(comparison)
         from instil.run import report
 
         place = report.write_report(
@@ -109,6 +115,13 @@ class Pipeline:
             next_command=next_command,
         )  # fmt: skip
         return comparison, place
+
+    def _tell_card(self, comparison: Comparison) -> None:
+        """The student's card says what the student was measured to be. It is no part of the model's fingerprint."""
+        if comparison.student in self.students:
+            card = self.students[comparison.student].folder / MODEL_NAME / CARD_NAME
+            data = self.recipe.data.source or self.recipe.data.train or ""
+            publish.write_text(card, with_results(card.read_text(encoding="utf8"), comparison, data))
 
     def _artifacts(self) -> dict[str, Artifact]:
         found: dict[str, Artifact | None] = {"data": self.data.artifact, "teach": self.teacher.artifact}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 import yaml
-from pydantic import PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from instil.core.config import Config
 from instil.data.config import DataConfig
@@ -36,6 +36,7 @@ class Recipe(Config):
 
     name: Name
     seed: int = 42
+    student_seed: int | None = Field(default=None, description="of the student's building and training, if another")
     runs_dir: str = "runs"
     data: DataConfig
     prompt: Prompt = Prompt()
@@ -48,6 +49,11 @@ class Recipe(Config):
     distil: DistilConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     accept_licences: tuple[str, ...] = ()
+
+    @property
+    def seed_of_student(self) -> int:
+        """Of what is drawn while the student is built and trained."""
+        return self.seed if self.student_seed is None else self.student_seed
 
     @model_validator(mode="after")
     def _student_to_distil(self) -> Self:
@@ -81,6 +87,11 @@ class Recipe(Config):
         labels = self.labels
         if self.teacher.served and self.distil and self.distil.features:
             raise ValueError("a served teacher shows no hidden states; leave distil.features out")
+        if self.teacher.served and self.distil and self.distil.wants_teacher:
+            raise ValueError(
+                "distil.on_policy asks the teacher in each step, which a served one is too far away for; load it in"
+                " memory (leave teacher.served out), or leave on_policy out"
+            )
         if self.teacher.served and (labels.temperatures != (1.0,) or labels.detail != "default"):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
@@ -96,10 +107,15 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
         own_tokens = self.student and self.student.scratch and self.student.scratch.tokenizer
-        if own_tokens and self.distil and self.distil.learns_from_labels:
+        if own_tokens and self.distil and self.distil.learns_its_tokens:
             raise ValueError(
                 "student.scratch.tokenizer gives the student tokens of its own, which labels do not fit; learn from"
-                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, or leave tokenizer out"
+                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, without on_policy, or leave"
+                " tokenizer out"
+            )
+        if self.student and self.student.vocabulary and self.distil and self.distil.on_policy:
+            raise ValueError(
+                "distil.on_policy needs a student that writes all of the teacher's tokens; leave student.vocabulary out"
             )
         return self
 

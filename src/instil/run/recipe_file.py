@@ -1,30 +1,36 @@
-"""Reading a recipe: the YAML file, the values changed by `--set`, and every problem of both in one message."""
+"""Reading a recipe: the YAML file, the values changed from outside, and every problem of both in one message."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from instil.core.config import Place, Where, parse
+from instil.core.config import C, Place, Where, parse
 from instil.core.errors import ConfigError
 from instil.run.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One `--set` as it was typed, and the place that it changes."""
+    """A value that replaces what stands at `place`, and where it was written, such as "--set distil.alpha=0.5"."""
 
-    text: str
+    told: str
     place: Place
     value: Any
 
 
-def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe at `path` with `key.sub=value` overrides. Raises `ConfigError`: every problem, each with its line."""
+def read_recipe(path: Path, overrides: tuple[str, ...] = (), *, changes: Sequence[Override] = ()) -> Recipe:
+    """The recipe at `path` with `changes`, then `key.sub=value` overrides. Raises `ConfigError`: every problem, each
+    with its line."""
+    return read_sections(Recipe, path, [*changes, *map(_override, overrides)])
+
+
+def read_sections(form: type[C], path: Path, changes: Sequence[Override] = ()) -> C:
+    """The YAML file at `path` as a `form`, after `changes`. Raises `ConfigError`: every problem, each with its line."""
     text = _read(path)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -34,11 +40,10 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     if not isinstance(mapping, dict):
         kind = "empty" if mapping is None else f"a {type(mapping).__name__}"
         raise ConfigError(f"{path}: a recipe is a mapping of sections; this is {kind}; write one with instil init")
-    changes = [_override(override) for override in overrides]
     for change in changes:
         _apply(mapping, change)
     repeated = [((str(path), line), f"{key}: stands here a second time; keep one") for key, line in _repeated(node)]
-    return parse(Recipe, mapping, where=lambda place: _where(str(path), node, changes, place), known=repeated)
+    return parse(form, mapping, where=lambda place: _where(str(path), node, changes, place), known=repeated)
 
 
 def _read(path: Path) -> str:
@@ -68,7 +73,7 @@ def _override(text: str) -> Override:
     place = tuple(key.split("."))
     if not equals or not all(place):
         raise ConfigError(f"--set {text}: write it as section.key=value, for example --set distil.alpha=0.5")
-    return Override(text, place, _value(value))
+    return Override(f"--set {text}", place, _value(value))
 
 
 def _value(text: str) -> Any:
@@ -89,13 +94,13 @@ def _apply(mapping: dict[Any, Any], override: Override) -> None:
         if inner is None:
             inner = mapping[section] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override.text}: {section} is a value, not a section; see the recipe")
+            raise ConfigError(f"{override.told}: {section} is a value, not a section; see the recipe")
         mapping = inner
     mapping[last] = override.value
 
 
-def _where(path: str, node: yaml.Node | None, changes: list[Override], place: Place) -> Where:
-    """Where the value at `place` was written: in a `--set`, or on a line of the file; the closest enclosing line for
+def _where(path: str, node: yaml.Node | None, changes: Sequence[Override], place: Place) -> Where:
+    """Where the value at `place` was written: in a change, or on a line of the file; the closest enclosing line for
     what is missing."""
     keys = tuple(str(part) for part in place)
     line, depth = _line(node, place)
@@ -103,7 +108,7 @@ def _where(path: str, node: yaml.Node | None, changes: list[Override], place: Pl
         inside = keys[: len(change.place)] == change.place
         made_by_it = depth < len(keys) and change.place[: len(keys)] == keys
         if inside or made_by_it:
-            return f"--set {change.text}", None
+            return change.told, None
     return path, line
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instil.core import publish, units
-from instil.run import charts, report_parts
+from instil.run import charts, report_parts, slice_charts
 from instil.run.markup import Child, Markup, element
 from instil.run.report_parts import milliseconds
 from instil.run.roles import reading_order, role_of, spoken
@@ -44,16 +44,18 @@ def write_report(
         _opening(title, comparison),
         _table_section(comparison),
         _charts_section(comparison, curves),
+        _slices_section(comparison),
         _samples_section(comparison),
         _facts_section(comparison, facts),
         _next_section(next_command),
     )
     path = folder / REPORT_NAME
-    publish.write_text(path, _page(title, body))
+    publish.write_text(path, page(title, body))
     return path
 
 
-def _page(title: str, body: Markup) -> str:
+def page(title: str, body: Markup) -> str:
+    """`body` as a whole document that needs nothing else."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -80,13 +82,13 @@ def _opening(title: str, comparison: Comparison) -> Markup:
     )
 
 
-def _section(heading: str, *children: Child) -> Markup:
+def section(heading: str, *children: Child) -> Markup:
     return element("section", element("h2", heading), *children)
 
 
 def _table_section(comparison: Comparison) -> Markup:
     note = f"n = {comparison.n:,}. p50 is the median time for one text. Beneath a number stands its 95% interval."
-    return _section(
+    return section(
         "What was gained and lost",
         report_parts.main_table(comparison),
         element("p", note, element("br"), f"ROUGE: {comparison.signature}", class_="note"),
@@ -98,13 +100,14 @@ def _charts_section(comparison: Comparison, curves: charts.Curves) -> Markup | N
     taught = [name for name in curves if role_of(comparison, name) == "teacher"]
     students = [name for name in curves if name not in taught]
     figures = (
-        _figure("How they learned", _LEARNED, charts.learning_curves(comparison, curves, students, key="learned")),
-        _figure("Latency against quality", _TRADED, charts.latency_against_quality(comparison, key="traded")),
-        _figure("The spread behind the mean", _SPREAD, charts.score_spread(comparison, key="spread")),
-        _figure("How the teacher learned", _LEARNED, charts.learning_curves(comparison, curves, taught, key="taught")),
+        figure("How they learned", _LEARNED, charts.learning_curves(comparison, curves, students, key="learned")),
+        figure("Latency against quality", _TRADED, charts.latency_against_quality(comparison, key="traded")),
+        figure("The spread behind the mean", _SPREAD, charts.score_spread(comparison, key="spread")),
+        figure("The spread of latency", _WAITED, slice_charts.latency_spread(comparison, key="waited")),
+        figure("How the teacher learned", _LEARNED, charts.learning_curves(comparison, curves, taught, key="taught")),
     )
     shown = [figure for figure in figures if figure]
-    return _section("In pictures", element("div", shown, class_="charts")) if shown else None
+    return section("In pictures", element("div", shown, class_="charts")) if shown else None
 
 
 _LEARNED = (
@@ -112,31 +115,48 @@ _LEARNED = (
     "steps. Marks: held-out examples. Lower is better; the steep beginning may leave the frame."
 )
 _TRADED = "Better is up and to the left. Bars: 95% intervals. Dashed levels: baselines without a model."
+_WAITED = "The share of texts that were answered within a time, one text at a time. A flat end is a slow tail."
 _SPREAD = "How many items got which ROUGE-L. The same mean can hide a few disasters or many small losses."
 
 
-def _figure(title: str, caption: str, chart: Markup | None) -> Markup | None:
+def figure(title: str, caption: str, chart: Markup | None) -> Markup | None:
     if chart is None:
         return None
     return element("figure", element("h3", title), chart, element("figcaption", caption))
+
+
+def _slices_section(comparison: Comparison) -> Markup | None:
+    kinds = dict.fromkeys(one.kind for one in comparison.slices)
+    shown = [
+        figure(
+            f"By {kind.removesuffix(', %')}",
+            report_parts.slice_words([one for one in comparison.slices if one.kind == kind]),
+            slice_charts.by_slice([one for one in comparison.slices if one.kind == kind], key=f"slice{number}"),
+        )
+        for number, kind in enumerate(kinds)
+    ]
+    return section("Where the student is worse", element("div", shown, class_="charts")) if shown else None
 
 
 def _samples_section(comparison: Comparison) -> Markup | None:
     groups = report_parts.samples(comparison)
     if groups is None:
         return None
-    note = "The number beside a name is this output’s ROUGE-L. Underlined: words that the reference has too."
-    return _section("Side by side", element("p", note, class_="note"), groups)
+    note = (
+        "The number beside a name is this output’s ROUGE-L. Underlined: words that the reference has too. Where the "
+        "student is worst, a line shows what it left out of the reference (struck) and put in (marked)."
+    )
+    return section("Side by side", element("p", note, class_="note"), groups)
 
 
 def _facts_section(comparison: Comparison, facts: Sequence[tuple[str, str]]) -> Markup:
     told = {name.casefold() for name, _ in facts}
     added = [(name, value) for name, value in report_parts.facts_of(comparison) if name.casefold() not in told]
-    return _section("How it was made", report_parts.facts([*facts, *added]))
+    return section("How it was made", report_parts.facts([*facts, *added]))
 
 
 def _next_section(command: str) -> Markup:
-    return _section("Next", element("p", "Type this to go on:"), element("pre", element("code", command)))
+    return section("Next", element("p", "Type this to go on:"), element("pre", element("code", command)))
 
 
 _TERMINAL_HEADS = (

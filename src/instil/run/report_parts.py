@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from instil.evaluate.examples import Example
     from instil.evaluate.results import Comparison, SystemResult
     from instil.evaluate.significance import Interval
+    from instil.evaluate.slices import Slice
 
 _SOURCE_SHOWN = 320
 _NONE = "–"
@@ -146,17 +148,44 @@ def _group(comparison: Comparison, name: str, chosen: Sequence[Example]) -> Mark
     title, why = GROUPS[name]
     why = f"{why} {len(chosen)} of {comparison.n:,} items."
     summary = element("summary", element("h3", title), element("span", why))
-    cards = [_card(comparison, example) for example in chosen]
+    cards = [_card(comparison, example, compared=name in ("worst", "behind")) for example in chosen]
     return element("details", summary, cards, class_="group", open=name in ("drawn", "worst"))
 
 
-def _card(comparison: Comparison, example: Example) -> Markup:
+def _card(comparison: Comparison, example: Example, *, compared: bool) -> Markup:
     known = {word.casefold() for target in example.targets for word in re.findall(r"\w+", target)}
     names = [one.name for one in reading_order(comparison) if one.name in example.outputs]
     references = [_said("reference", element("p", text, dir="auto"), kind="reference") for text in example.targets]
     outputs = [_output(comparison, example, name, known) for name in names]
     heading = element("h4", example.id)
-    return element("article", heading, _source(example.source), element("dl", references, outputs), class_="sample")
+    said = element("dl", references, outputs)
+    changed = _difference(example.targets[0], example.outputs[comparison.student or ""]) if compared else None
+    return element("article", heading, _source(example.source), said, changed, class_="sample")
+
+
+def slice_words(parts: Sequence[Slice]) -> str:
+    """Where the student loses most against its teacher, if chance does not explain it."""
+    gaps = [(part.difference, part) for part in parts if part.difference and part.difference.high < 0]
+    if not gaps:
+        return "In no part is the student below its teacher by more than chance."
+    gap, part = min(gaps, key=lambda pair: pair[0].value)
+    return (
+        f"Farthest behind its teacher: {part.low:.0f} to {part.high:.0f} {part.kind}, by {number(-gap.value)} points"
+        f" ({span(gap, signed=True)}; {part.n} items)."
+    )
+
+
+def _difference(reference: str, output: str) -> Markup:
+    """`reference` turned into `output`, word by word: what was left out is struck, what was put in is marked."""
+    old, new = reference.split(), output.split()
+    shown: list[Markup | str] = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            shown.append(" ".join(old[a:b]))
+        else:
+            shown += [element("del", " ".join(old[a:b]))] if b > a else []
+            shown += [element("ins", " ".join(new[c:d]))] if d > c else []
+    return element("p", [[piece, " "] for piece in shown], class_="diff", dir="auto")
 
 
 def _source(text: str) -> Markup:

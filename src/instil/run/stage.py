@@ -30,7 +30,8 @@ CODE_VERSIONS = {
     "label": 2,
     "student": 2,
     "distil": 2,
-    "evaluate": 1,
+    "evaluate": 2,
+    "compare": 1,
     "synthesise": 1,
     "candidate": 1,
 }
@@ -62,6 +63,7 @@ class Workshop:
     root: Path
     recipe_yaml: str
     seed: int
+    student_seed: int
 
     def stage(
         self,
@@ -79,11 +81,10 @@ class Workshop:
         teacher). `damage(folder)` says what is broken in a finished artifact; if anything is, `work` is called again to
         mend it. Operating system errors leave as `StorageError`.
         """
-        mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), self.seed)
+        seed = self.student_seed if name in ("student", "distil") else self.seed
+        mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), seed)
         folder = self.root / f"{label or name}-{mark}"
-        describe = partial(
-            Manifest, stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), seed=self.seed
-        )
+        describe = partial(Manifest, stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), seed=seed)
         try:
             found = _finished(folder, damage)
             if found is not None:

@@ -70,6 +70,9 @@ class Task(Protocol):
     def at(self, progress: float) -> None:
         """Told before each step which share of the budget is spent."""
 
+    def renew(self, batches: list[MicroBatch], step: int) -> list[MicroBatch]:
+        """The micro-batches of the step after `step` others, with all in them that depends on the weights of now."""
+
     def validation(self) -> Iterator[MicroBatch]:
         """Micro-batches of held-out examples; none when there is nothing to validate on."""
 
@@ -109,6 +112,10 @@ def _steps(
         batches, position = next(groups)
         waited_s = time.monotonic() - started
         task.at(state.progress(config.budget))
+        renewing = time.monotonic()
+        with accelerator.autocast():
+            batches = task.renew(batches, state.step)
+        state.renewed_s += time.monotonic() - renewing
         report = replace(_step(run, config, batches, position, started), waited_s=waited_s)
         if config.validate_steps and state.step % config.validate_steps == 0:
             report = _with_validation(report, run, task)
@@ -230,7 +237,7 @@ def _step(
     return StepReport(
         step=state.step, progress=state.progress(config.budget), loss=total, soft=soft,
         hard=hard, rows=state.rows, tokens=state.tokens, learning_rate=config.learning_rate * factor,
-        grad_norm=float(norm), elapsed_s=state.elapsed_s,
+        grad_norm=float(norm), elapsed_s=state.elapsed_s, renewed_s=state.renewed_s,
     )  # fmt: skip
 
 

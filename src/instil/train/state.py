@@ -13,7 +13,8 @@ from instil.train.config import Budget
 
 @dataclass(slots=True)
 class TrainState:
-    """Counters of a run; `elapsed_s` is time spent in steps, without checkpoints and validation."""
+    """Counters of a run; `elapsed_s` is time spent in steps, without checkpoints and validation, `renewed_s` that part
+    of it in which the task renewed their batches."""
 
     step: int = 0
     epoch: int = 0
@@ -22,6 +23,7 @@ class TrainState:
     rows: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0
+    renewed_s: float = 0.0
 
     @property
     def position(self) -> Position:
@@ -57,7 +59,8 @@ class TrainState:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
     """What one optimizer step did. Losses are means over its target rows, in nats; `soft` is the divergence without
-    T^2. `waited_s`: seconds of the step in which it waited for its batches and their labels."""
+    T^2. `waited_s`: seconds of the step in which it waited for its batches and their labels; `renewed_s`: seconds of
+    all steps so far in which batches were made anew with the weights of then."""
 
     step: int
     progress: float
@@ -71,3 +74,4 @@ class StepReport:
     elapsed_s: float
     validation_loss: float | None = None
     waited_s: float = field(default=0.0, compare=False)
+    renewed_s: float = field(default=0.0, compare=False)

@@ -20,7 +20,7 @@ from instil.models.family import Batch, Family
 from instil.models.head import Head
 from instil.models.layers import only_layers
 from instil.objectives.config import Weighing
-from instil.objectives.fused import LossSums, Mix, Projection, SparseLabels, row_loss
+from instil.objectives.fused import LossSums, Mix, Projection, RowLabels, SparseLabels, row_loss
 
 LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
 """Gives head ids and probabilities `(N, K)` of the rows of these examples, in batch order then time order."""
@@ -31,10 +31,13 @@ class TextBatch:
     """A collated micro-batch with the labels of its rows at each temperature that may be asked for, if any."""
 
     batch: Batch
-    labels: Mapping[float, SparseLabels]
+    labels: Mapping[float, RowLabels]
     tokens: int
     kept: tuple[int, ...] | None = None
     """The decoder layers that this batch passes; None for all."""
+    examples: Sequence[Encoded] = ()
+    own: bool = False
+    """Whether the student wrote the targets, so that no row is to be learned as it stands."""
     weight_N: Tensor | None = None
     """How much each row counts by its task; None for all alike."""
 
@@ -75,19 +78,21 @@ class RowLoss(nn.Module):
         with only_layers(self.model, batch.kept) if batch.kept else nullcontext():
             rows = self.family.rows(self.model, batch.batch)
         mix = self.mix
-        if not batch.labels:
+        if batch.own:
+            mix = replace(mix, soft=1.0, hard=0.0)
+        elif not batch.labels:
             mix = Mix(hard=1.0, smoothing=mix.smoothing)
         labels = batch.labels.get(mix.temperature)
         return row_loss(
             rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
             bias_V=rows.head.bias_V, labels=labels,
-            weight_N=_product(batch.weight_N, _weights(labels, self.weigh) if labels else None),
+            weight_N=_product(batch.weight_N, _weights(labels, self.weigh)),
         )  # fmt: skip
 
 
-def _weights(labels: SparseLabels, weigh: Weighing) -> Tensor | None:
-    """How much each row counts, in [0, 1], shape `(N,)`; None for all alike."""
-    if weigh == "even":
+def _weights(labels: RowLabels | None, weigh: Weighing) -> Tensor | None:
+    """How much each row counts, in [0, 1], shape `(N,)`; None for all alike, as rows without stored labels are."""
+    if weigh == "even" or not isinstance(labels, SparseLabels):
         return None
     first_N = labels.probs_NK.amax(-1)
     return first_N if weigh == "sure" else 1 - first_N
@@ -153,6 +158,10 @@ class TextTask:
         """Moves the module's schedules on."""
         self.module.progress = progress
 
+    def renew(self, batches: list[TextBatch], step: int) -> list[TextBatch]:
+        """The same: nothing in them depends on the weights."""
+        return batches
+
     def validation(self) -> Iterator[TextBatch]:
         """Unlabelled micro-batches of the held-out examples."""
         lengths = [example.length for example in self.held_out]
@@ -161,9 +170,10 @@ class TextTask:
             yield self._collate([self.held_out[index] for index in indices], {})
 
     def _collate(
-        self, examples: Sequence[Encoded], labels: Mapping[float, SparseLabels], kept: tuple[int, ...] | None = None
+        self, examples: Sequence[Encoded], labels: Mapping[float, RowLabels], kept: tuple[int, ...] | None = None
     ) -> TextBatch:
         batch = self.module.family.collate(examples)
         weights = [self.weights.get(example.task, 1.0) for example in examples for _ in example.target_ids]
         weight_N = None if set(weights) <= {1.0} else torch.tensor(weights)
-        return TextBatch(batch, labels, sum(example.length for example in examples), kept, weight_N)
+        tokens = sum(example.length for example in examples)
+        return TextBatch(batch, labels, tokens, kept, examples=examples, weight_N=weight_N)

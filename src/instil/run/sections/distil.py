@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from instil.core.config import Config
 from instil.objectives.config import Divergence, FeatureLoss, Weighing
@@ -47,6 +47,25 @@ class FeaturesConfig(Config):
     layers: Literal["auto"] | tuple[tuple[NonNegativeInt, NonNegativeInt], ...] = "auto"
 
 
+class OnPolicyConfig(Config):
+    """For a `share` of the micro-batches (a number or a schedule) the student itself writes the targets, at most
+    `max_new_tokens` (`limits.target` when not given) drawn at temperature `sample`, and learns the teacher's
+    distribution at each of their positions: the divergence alone, since nobody says that they are right. The teacher is
+    then in memory."""
+
+    share: Annotated[Schedule, AfterValidator(_share)] = Schedule.constant(0.5)
+    sample: PositiveFloat = 1.0
+    max_new_tokens: PositiveInt | None = None
+
+
+class SelfTeacherConfig(Config):
+    """The student's own past teaches it, and no stored labels: an average of its weights that keeps `ema` of itself
+    `every` so many steps. `ema: 0` is the student as it was at the last of these."""
+
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    every: PositiveInt = 1
+
+
 class DistilConfig(Config):
     """How the student learns: `alpha` x T^2 x divergence from the labels + (1 - alpha) x cross-entropy on the targets.
     `alpha`, the `temperature` T and `beta` are numbers, or schedules over the budget (objectives/schedules.py); of a
@@ -54,6 +73,7 @@ class DistilConfig(Config):
 
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
+    `on_policy`: let the student write some of the targets. `self_teacher`: learn from its own past, in place of labels.
     `features`: match hidden states too. `weigh`: rows count by the probability of the teacher's first choice
     (`sure`), or by what is left of it (`unsure`).
     `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
@@ -66,15 +86,35 @@ class DistilConfig(Config):
     divergence: Divergence = "forward_kl"
     beta: Annotated[Schedule, AfterValidator(_inner_share)] = Schedule.constant(0.5)
     weigh: Weighing = "even"
+    on_policy: OnPolicyConfig | None = None
+    self_teacher: SelfTeacherConfig | None = None
     features: FeaturesConfig | None = None
     adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig
 
+    @model_validator(mode="after")
+    def _stored_labels_are_weighed(self) -> Self:
+        if self.weigh != "even" and (self.on_policy or self.self_teacher):
+            raise ValueError("weigh reads stored labels, of which on_policy and self_teacher have none; leave it out")
+        return self
+
     @property
     def learns_from_labels(self) -> bool:
-        """Whether the teacher's distributions count at all."""
+        """Whether stored distributions of the teacher count at all."""
+        if self.self_teacher or (self.on_policy and min(self.on_policy.share.start, self.on_policy.share.end) == 1):
+            return False
         return max(self.alpha.start, self.alpha.end) > 0
+
+    @property
+    def learns_its_tokens(self) -> bool:
+        """Whether the student needs the teacher's tokens: for its labels, or because both pass over the same rows."""
+        return self.learns_from_labels or self.wants_teacher
+
+    @property
+    def wants_teacher(self) -> bool:
+        """Whether the teacher is in memory while the student learns."""
+        return self.features is not None or (self.on_policy is not None and self.self_teacher is None)
 
     @property
     def temperatures(self) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from instil.core import console, publish
 from instil.core.errors import StorageError
 from instil.core.fingerprint import hash_file
+from instil.data.account import Account
 from instil.data.load import load_splits
 from instil.data.records import SPLIT_NAMES, Record, Splits, data_fingerprint, record_of_mapping, write_jsonl
 from instil.data.sources import plan
@@ -32,6 +33,11 @@ class Data:
         """Hash of all records."""
         return str(self.artifact.manifest.result["fingerprint"])
 
+    @property
+    def account(self) -> Account:
+        """What cleaning did."""
+        return Account.of_dict(json.loads((self.artifact.folder / ACCOUNT_NAME).read_text(encoding="utf8")))
+
 
 def run_data(shop: Workshop, recipe: Recipe, base: Path) -> Data:
     """The stage's artifact, made or found, and its records. Paths in the recipe are relative to `base`."""
@@ -51,14 +57,14 @@ def run_data(shop: Workshop, recipe: Recipe, base: Path) -> Data:
             "records": {name: len(splits[name]) for name in SPLIT_NAMES},
         }
 
-    artifact = shop.stage("data", work, inputs=_content(recipe, base), config=recipe.data.model_dump(mode="json"))
+    artifact = shop.stage("data", work, inputs=content(recipe, base), config=recipe.data.model_dump(mode="json"))
     data = Data(artifact, {name: _read(artifact.folder / f"{name}.jsonl") for name in SPLIT_NAMES})
     if data_fingerprint(data.splits) != data.fingerprint:
         raise _damaged(artifact.folder, "its records are not those that were written")
     return data
 
 
-def _content(recipe: Recipe, base: Path) -> dict[str, str]:
+def content(recipe: Recipe, base: Path) -> dict[str, str]:
     """Hashes of the local files that the section names; a hub data set is named by its revision instead."""
     origins = (origin for task in recipe.data.tasks.values() for origin in plan(task, base).origins)
     files = [origin.file for origin in origins if origin.file is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from instil.run.sections.distil import DistilConfig, FeaturesConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
+from instil.run.stages.live import live_task
 from instil.run.stages.made_models import keep_model, load_made
 from instil.run.stages.reading import Reading, reading_of
 from instil.run.stages.tasks import decisive_turns, turns_of, without_teachers
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
 from instil.train.features import FeatureRowLoss, Features, pairs_of
+from instil.train.live import LiveTask
 from instil.train.session import run_training
 from instil.train.task import RowLoss, TextTask
 from instil.train.teach import adapt, merged
@@ -54,7 +56,7 @@ def run_distil(
     inputs = {"student": student.fingerprint, "data": data.fingerprint}
     if labels is not None:
         inputs["labels"] = labels.fingerprint
-    if section.features is None or labels is None:
+    if not section.wants_teacher or labels is None:
         teacher = None
     if teacher is not None:
         inputs["teacher"] = teacher.fingerprint
@@ -74,6 +76,8 @@ def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     names = {"smoothing", "adapt"}
     if with_labels:
         names |= {"alpha", "temperature", "divergence", "beta", "weigh", "features"}
+        # Named where they are set, so that students of recipes without them are found again.
+        names |= {name for name in ("on_policy", "self_teacher") if getattr(section, name)}
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
@@ -91,14 +95,21 @@ def _distil(
     examples, cut = encode(recipe, loaded, records, "train")
     reading = reading_of(recipe, loaded, labels, examples)
     task = distil_task(recipe, section, student, loaded.model, labels, reading, teacher)
+    if labels is not None:
+        task = live_task(recipe, section, task, loaded.tokenizer, teacher)
     task.held_out = held_out_examples(recipe, loaded, data, section.loop)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:
-        result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
+        result = run_training(task, section.loop, folder=folder, seed=recipe.seed_of_student, advance=advance)
     result["cut"] = str(cut)
     if reading.left_out:
         result["left_out"] = list(reading.left_out)
-    learned = {**result, "labels": labels is not None and labels.store is not None}
+    if labels is not None and section.on_policy:
+        share = result["renewed_s"] / max(result["elapsed_s"], 1e-9)
+        console.say(f"  {share:.0%} of the time the student wrote and the teacher read its texts")
+        result["writing_share"] = round(share, 4)
+    soft = labels is not None and (labels.store is not None or isinstance(task, LiveTask))
+    learned = {**result, "labels": soft}
     card = student_card(recipe, student.manifest.result, loaded.kind, learned=learned)
     return result | keep_model(merged(task.module.model), loaded.tokenizer, folder, card=card)
 
@@ -109,8 +120,8 @@ def distil_task(
 ) -> TextTask:  # fmt: skip
     """What the loop trains: `model` with the weights that `section` adapts, on the examples of `reading`; `student` is
     what it was built as."""
-    adapted = adapt(model, section.adapt, seed=recipe.seed)
-    module = RowLoss(adapted, family_of(adapted), _mix(section, labels), section.weigh)
+    adapted = adapt(model, section.adapt, seed=recipe.seed_of_student)
+    module = RowLoss(adapted, family_of(adapted), mix_of(section, labels.least if labels else None), section.weigh)
     if teacher is not None and section.features is not None:
         if reading.linked:
             raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
@@ -120,23 +131,30 @@ def distil_task(
     )
 
 
-def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]:
-    """What counts when so much of the budget is spent."""
+def mix_of(section: DistilConfig, least: float | None) -> Callable[[float], Mix]:
+    """What counts when so much of the budget is spent. `least`: a stored probability of 0 is less than this; None
+    without labels."""
 
     def at(progress: float) -> Mix:
-        alpha = section.alpha.at(progress) if labels else 0.0
+        alpha = 0.0 if least is None else section.alpha.at(progress)
         return Mix(
             soft=alpha, hard=1 - alpha, temperature=section.temperature.at(progress), smoothing=section.smoothing,
-            divergence=section.divergence, beta=section.beta.at(progress), least=labels.least if labels else TINY,
+            divergence=section.divergence, beta=section.beta.at(progress), least=TINY if least is None else least,
         )  # fmt: skip
 
     return at
 
 
 def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: Teacher) -> Features:
-    theirs = to_accelerator(teacher.loaded.model.requires_grad_(False))
-    counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
     kept = student.manifest.result.get("depth", {}).get("decoder", {}).get("kept")
+    found = features_of(section, model, teacher.loaded.model, kept)
+    console.say(f"  matches hidden states of layers {', '.join(f'{own}-{other}' for own, other in found.pairs)}")
+    return found
+
+
+def features_of(section: FeaturesConfig, model: nn.Module, teacher: nn.Module, kept: Sequence[int] | None) -> Features:
+    """What `model`, of the layers `kept` of its teacher if it was cut out of it, is to match."""
+    theirs = to_accelerator(teacher.requires_grad_(False))
+    counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
     pairs = pairs_of(*counts, kept) if section.layers == "auto" else section.layers
-    console.say(f"  matches hidden states of layers {', '.join(f'{own}-{other}' for own, other in pairs)}")
     return Features(teacher=theirs, family=family_of(theirs), pairs=pairs, kind=section.kind, weight=section.weight)

@@ -62,6 +62,15 @@ def _evaluate(
     recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], untrained: Artifact | None,
     folder: Path,
 ) -> Mapping[str, Any]:  # fmt: skip
+    return examine(recipe, data, teacher, students, folder, untrained).summary()
+
+
+def examine(
+    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path,
+    untrained: Artifact | None = None,
+) -> Comparison:  # fmt: skip
+    """The comparison of `teacher`, `students`, systems that are only asked and the baselines, with its files in
+    `folder`; outputs that stand there already are not generated again."""
     section = recipe.evaluate
     train, held_out = (records_of(data.splits[name], section.task) for name in ("train", section.split))
     records = held_out[: section.items]
@@ -70,17 +79,18 @@ def _evaluate(
         systems[name] = _generator(recipe, load_made(artifact), name)
     systems |= prompted_systems(recipe, train, untrained)
     systems |= baselines_of(train)
-    with console.progress(
-        "evaluate", total_steps(len(systems), len(records), section.latency_items), "outputs"
-    ) as advance:
+    examined = (1 + len(students)) * min(section.fidelity_items, len(records))
+    steps = total_steps(len(systems), len(records), section.latency_items, examined)
+    with console.progress("evaluate", steps, "outputs") as advance:
         comparison = evaluate_systems(
             systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
             against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,
             student=STUDENT if STUDENT in systems else None, latency_items=section.latency_items,
-            advance=advance, outputs_folder=folder / OUTPUTS_NAME,
+            fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer, advance=advance,
+            outputs_folder=folder / OUTPUTS_NAME,
         )  # fmt: skip
     publish.write_text(folder / COMPARISON_NAME, comparison.model_dump_json(indent=2) + "\n")
-    return comparison.summary()
+    return comparison
 
 
 def _generator(recipe: Recipe, loaded: LoadedModel, name: str) -> TransformersGenerator:

@@ -50,16 +50,19 @@ class Labels:
 
 def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Labels:
     """The labels of the recipe: a store made before, or made here by the teacher."""
+    artifact = None if recipe.labels.store else write_part(shop, recipe, data, teacher, None)
+    return open_labels(recipe, data.splits["train"], teacher, artifact)
+
+
+def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artifact: Artifact | None = None) -> Labels:
+    """The labels that stand in `artifact`, or else in the store that the recipe names. Writes nothing."""
     section = recipe.labels
-    artifact = None if section.store else write_part(shop, recipe, data, teacher, None)
     folder = artifact.folder if artifact else shipped(str(section.store), "labels")
     if folder.name == STORE_NAME and (folder / MANIFEST_NAME).is_file():
         folder = folder.parent
-    records = labelled_records(folder, data.splits["train"])
+    records = labelled_records(folder, train)
     if artifact and not _wants_rows(recipe):
-        return Labels(
-            None, labelled_records(folder, data.splits["train"][: section.records]), artifact.fingerprint, artifact
-        )
+        return Labels(None, labelled_records(folder, train[: section.records]), artifact.fingerprint, artifact)
     codec = read_store_manifest(folder / STORE_NAME).codec
     wanted = recipe.distil if recipe.distil and recipe.distil.learns_from_labels else None
     own = LabelStore(
@@ -98,7 +101,7 @@ def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, par
     if recipe.labels.keep is None:
         del config["keep"]
     if recipe.labels.completions is not None:
-        config["completions"] = hash_file(_required(recipe.labels.completions))
+        config["completions"] = hash_file(completions_file(recipe.labels.completions))
     config["rows"] = _wants_rows(recipe)
     return shop.stage(
         "label",
@@ -174,7 +177,8 @@ def _labeller(recipe: Recipe, teacher: Teacher) -> Labeller:
     return LabellingTeacher(model=model, family=family_of(model), batch_tokens=recipe.labels.batch_tokens)
 
 
-def _required(path: str) -> Path:
+def completions_file(path: str) -> Path:
+    """The file of a teacher's outputs. Raises `ConfigError` where there is none."""
     found = Path(path).expanduser()
     if not found.is_file():
         raise ConfigError(f"labels.completions: {path}: no such file; give the JSON lines of the teacher's outputs")

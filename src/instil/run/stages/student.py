@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from instil.core import console
 from instil.core.errors import ConfigError
+from instil.data.records import Record
 from instil.models.layers import Side
 from instil.models.loading import LoadedModel, Located, load_model, locate
 from instil.models.students.new_tokenizer import train_tokenizer
@@ -62,22 +63,22 @@ def _build(
         model, tokenizer, made = loaded.model, loaded.tokenizer, {"origin": section.model, "licence": loaded.licence}
     elif section.scratch is not None:
         loaded = teacher.loaded
-        model, tokenizer, made = _from_scratch(section.scratch, loaded, data, recipe.seed)
+        model, tokenizer, made = random_student(section.scratch, loaded, data.splits["train"], recipe.seed_of_student)
     else:
         loaded = teacher.loaded
         tokenizer = loaded.tokenizer
-        model, made = _cut(recipe, kept_layers(section, teacher), data, loaded)
+        model, made = cut_student(recipe, kept_layers(section, teacher), data.splits["train"], loaded)
     model, tokenizer, kept = trimmed(recipe, data, labels, model, tokenizer, loaded.kind)
     result = {"parameters": model.num_parameters(), "licence": teacher.licence, **made, **kept}
     return result | keep_model(model, tokenizer, folder, card=student_card(recipe, result, loaded.kind))
 
 
-def _from_scratch(
-    section: ScratchConfig, teacher: LoadedModel, data: Data, seed: int
+def random_student(
+    section: ScratchConfig, teacher: LoadedModel, train: Sequence[Record], seed: int
 ) -> tuple[Any, Any, dict[str, Any]]:
+    """A model with random weights, its tokenizer, and what is to be told of them."""
     tokenizer, both = teacher.tokenizer, None
     if section.tokenizer is not None:
-        train = data.splits["train"]
         texts = (text for record in train for text in (record.source, *record.targets))
         tokenizer = train_tokenizer(teacher.tokenizer, texts, section.tokenizer.train)
         both = (teacher.tokenizer, tokenizer)
@@ -92,8 +93,11 @@ def _from_scratch(
     return student, tokenizer, {"scratch": asdict(report) | {"tokens": len(tokenizer) if both else None}}
 
 
-def _cut(recipe: Recipe, section: StudentConfig, data: Data, teacher: LoadedModel) -> tuple[Any, dict[str, Any]]:
-    examples, _ = encode(recipe, teacher, data.splits["train"][: section.calibration], "calibration")
+def cut_student(
+    recipe: Recipe, section: StudentConfig, train: Sequence[Record], teacher: LoadedModel
+) -> tuple[Any, dict[str, Any]]:
+    """The teacher made smaller, and what is to be told of it."""
+    examples, _ = encode(recipe, teacher, train[: section.calibration], "calibration")
     model, depth = cut_depth(section, teacher.model.cpu(), examples)
     made: dict[str, Any] = {"depth": depth}
     if section.width is not None:

@@ -29,7 +29,7 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
     """Raises `ConfigError` where a student of its own reads texts in other tokens than the teacher: labels are a row a
     token, so they would be of no use to it. One that only lacks some of the tokens writes most targets the same."""
     section, distil = recipe.student, recipe.distil
-    if section is None or section.model is None or distil is None or not distil.learns_from_labels:
+    if section is None or section.model is None or distil is None or not distil.learns_its_tokens:
         return
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
     tokenizers, read = [], []
@@ -49,7 +49,7 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
             raise ConfigError(
                 f"student.model {section.model} reads record {own.id!r} in other tokens than the teacher ({counts[1]};"
                 f" the teacher {counts[0]}), so labels do not fit it; choose a student with the teacher's tokenizer, or"
-                " learn from its texts alone: distil.alpha: 0 and labels.targets: teacher"
+                " learn from its texts alone: distil.alpha: 0 and labels.targets: teacher, without distil.on_policy"
             )
 
 

@@ -1,0 +1,210 @@
+"""What the checks of a recipe look at: its data, models and labels, each read on first use and nothing written.
+
+A part that cannot be read becomes a problem once, under the group that it belongs to; checks that need it are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from instil.core.errors import InstilError
+from instil.core.problems import Problem, problem_of
+from instil.data.account import Account
+from instil.data.load import load_splits
+from instil.data.records import Record, SplitName, Splits
+from instil.data.tokens import Encoded, Limits, Truncation, encode_records
+from instil.models.adapters import hash_adapter
+from instil.models.family import family_of
+from instil.models.loading import LoadedModel, Reader, load_model, load_reader
+from instil.models.preflight import hub
+from instil.objectives.divergences import TINY
+from instil.objectives.fused import SparseLabels
+from instil.run.check_step import Step, Untrained, rows_of, take_step
+from instil.run.recipe import Recipe
+from instil.run.sections.distil import DistilConfig
+from instil.run.stages.label import Labels, open_labels
+from instil.run.stages.student import cut_student, random_student
+from instil.run.stages.teach import Teacher, base_teacher, shipped
+from instil.train.preflight import live_labels
+
+T = TypeVar("T")
+ENCODED = 512
+"""Training records that are turned into tokens."""
+CANARIES = 8
+"""Records of the one batch that goes through both models."""
+_CALIBRATION = 8
+
+
+@dataclass
+class Case:
+    """A recipe under examination; paths in it are relative to `base`. `sample`: validation records that both models
+    answer. `quick`: no weights are loaded. `read` gives the data where they are at hand already."""
+
+    recipe: Recipe
+    base: Path
+    sample: int = 24
+    quick: bool = False
+    read: Callable[[], tuple[Splits, Account]] | None = None
+    broken: dict[str, list[Problem]] = field(default_factory=dict)
+
+    def part(self, group: str, make: Callable[[], T]) -> T | None:
+        """What `make` gives; None where it raises a user's error, which is kept as a problem of `group`."""
+        try:
+            return make()
+        except InstilError as error:
+            self._break(group, [problem_of(error)])
+            return None
+
+    def _break(self, group: str, problems: Sequence[Problem]) -> None:
+        known = self.broken.setdefault(group, [])
+        known += [problem for problem in problems if problem not in known]
+
+    @cached_property
+    def data(self) -> tuple[Splits, Account] | None:
+        """Records by split, and what cleaning did."""
+        return self.part("data", self.read or (lambda: load_splits(self.recipe.data, base=self.base)))
+
+    def split(self, name: SplitName) -> list[Record]:
+        """The records of a split; none where the data cannot be read."""
+        return self.data[0][name] if self.data else []
+
+    @cached_property
+    def teacher_reader(self) -> Reader | None:
+        """How the teacher reads."""
+        return self._reader(self.recipe.teacher.model, self.recipe.teacher.revision)
+
+    @cached_property
+    def student_reader(self) -> Reader | None:
+        """How a student with a model of its own reads; None for any other."""
+        section = self.recipe.student
+        return self._reader(section.model, section.revision) if section and section.model else None
+
+    def _reader(self, ref: str, revision: str | None) -> Reader | None:
+        if unreachable := hub(ref, revision):
+            self._break("models", unreachable)
+            return None
+        licences = self.recipe.accept_licences
+        return self.part("models", lambda: load_reader(ref, revision=revision, accept_licences=licences))
+
+    @cached_property
+    def encoded(self) -> tuple[list[Encoded], Truncation]:
+        """The first training records as the teacher reads them, and what was cut."""
+        return self._encode(self.split("train")[:ENCODED], self.teacher_reader) or ([], Truncation())
+
+    def _encode(self, records: Sequence[Record], reader: Reader | None) -> tuple[list[Encoded], Truncation] | None:
+        if reader is None or not records:
+            return None
+        limits = Limits(source=self.recipe.limits.source, target=self.recipe.limits.target)
+        return self.part(
+            "models", lambda: encode_records(reader.tokenizer, self.recipe.prompt, records, limits, reader.kind)
+        )
+
+    def examples(self, records: Sequence[Record], reader: Reader | None = None) -> list[Encoded]:
+        """`records` as `reader` reads them, the teacher unless it is given."""
+        found = self._encode(records, reader or self.teacher_reader)
+        return found[0] if found else []
+
+    @cached_property
+    def _teacher(self) -> Teacher | None:
+        return self.part("models", lambda: base_teacher(self.recipe)) if self.teacher_reader else None
+
+    @cached_property
+    def teacher(self) -> LoadedModel | None:
+        """The teacher before any teaching, in memory."""
+        section, made = self.recipe.teacher, self._teacher
+        if self.quick or section.served:
+            if section.adapter:
+                self.part("models", lambda: hash_adapter(shipped(str(section.adapter), "models")))
+            return None
+        return self.part("models", lambda: _usable(made.loaded)) if made else None
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """The store that the recipe names. None for one of a teacher that is yet to be taught."""
+        recipe, made = self.recipe, self._teacher
+        if not recipe.labels.store or recipe.teacher.teach or not made:
+            return None
+        return self.part("alignment", lambda: open_labels(recipe, self.split("train"), made))
+
+    @cached_property
+    def canaries(self) -> list[Encoded]:
+        """The examples of one batch, with labels if there are any."""
+        return self.examples(self._canary_records)
+
+    @cached_property
+    def student_canaries(self) -> list[Encoded]:
+        """The same as the student reads them."""
+        return self.examples(self._canary_records, self.student_reader)
+
+    @property
+    def _canary_records(self) -> list[Record]:
+        return (self.labels.records if self.labels else self.split("train"))[:CANARIES]
+
+    @cached_property
+    def student(self) -> Untrained | None:
+        """The student before it learns, built quickly: cuts are not mended, and measured on a few examples. None for
+        one that only teaching makes possible, or that has a tokenizer still to be trained."""
+        section = self.recipe.student
+        if section is None or self.quick or (section.model and not self.student_reader):
+            return None
+        later = section.choice == "taught" or (section.scratch and section.scratch.tokenizer)
+        return None if later else self.part("models", self._build)
+
+    def _build(self) -> Untrained | None:
+        recipe, section = self.recipe, self.recipe.student
+        assert section is not None
+        if section.model:
+            own = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
+            return Untrained(_usable(own).model, own.tokenizer)
+        if self.teacher is None:
+            return None
+        if section.scratch:
+            return Untrained(*random_student(section.scratch, self.teacher, (), recipe.seed)[:2])
+        if not (section.layers or section.encoder_layers or section.keep or section.width):
+            return None
+        quickly = section.model_copy(
+            update={
+                "mend": False, "calibration": min(section.calibration, _CALIBRATION),
+                "choice": "even" if section.choice == "greedy" else section.choice,
+            }
+        )  # fmt: skip
+        model, told = cut_student(recipe, quickly, self.split("train"), self.teacher)
+        return Untrained(model.eval(), self.teacher.tokenizer, told["depth"].get("decoder", {}).get("kept"))
+
+    @cached_property
+    def step(self) -> Step | None:
+        """The canaries through the student as training takes them; None where there is no student at hand."""
+        section, student = self.recipe.distil, self.student
+        if section is None or student is None or not self.canaries:
+            return None
+        labels, least = self._canary_labels(section)
+        teacher = self.teacher.model if self.teacher and section.features and labels else None
+        return self.part(
+            "objective", lambda: take_step(section, student, self.student_canaries, labels, least, teacher)
+        )
+
+    def _canary_labels(self, section: DistilConfig) -> tuple[dict[float, SparseLabels], float | None]:
+        """Labels of the canaries' rows, stored ones or straight from the teacher, and what a probability of 0 is less
+        than. None of a teacher that is yet to be taught, nor for a student of other tokens."""
+        own, theirs = self.student_reader, self.teacher_reader
+        apart = own and theirs and own.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
+        if apart or not section.learns_from_labels or self.recipe.teacher.teach:
+            return {}, None
+        at = section.temperature.at(0.0)
+        if self.labels and self.labels.store:
+            ids_NK, probs_NK = self.labels.store.read(self.canaries, at)
+            return {at: SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK)}, self.labels.least
+        if self.teacher is None:
+            return {}, None
+        _, rows = rows_of(self.teacher.model, self.canaries)
+        return {at: live_labels(rows.head.logits(rows.hidden_ND).cpu(), at)}, TINY
+
+
+def _usable(loaded: LoadedModel) -> LoadedModel:
+    """`loaded`, which has a family: it gives rows. Raises `ModelError` for one that does not."""
+    family_of(loaded.model)
+    return loaded

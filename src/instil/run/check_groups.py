@@ -1,0 +1,112 @@
+"""The groups of checks, each from a case to the problems that rooms find in it. What is not at hand is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from instil.core.problems import Problem, fail, info
+from instil.data import preflight as data_checks
+from instil.data.records import SPLIT_NAMES
+from instil.models import preflight as model_checks
+from instil.models import preflight_tokens as token_checks
+from instil.models.loading import Reader
+from instil.run import environment
+from instil.run.check_case import Case
+from instil.run.check_models import alignment, objective, teacher
+from instil.run.check_resources import resources
+from instil.train import preflight as train_checks
+from instil.train.config import LoopConfig
+
+
+def models(case: Case) -> Iterator[Problem]:
+    """Both can do it: they write text, know the prompt and when to stop, and see a whole example."""
+    recipe = case.recipe
+    for role, reader in _readers(case):
+        yield from model_checks.preflight(role, reader, recipe.prompt)
+        examples, _ = case.encoded
+        longest = max((len(example.target_ids) for example in examples), default=0)
+        written = max(recipe.evaluate.max_new_tokens, recipe.limits.target if recipe.labels.targets == "teacher" else 0)
+        yield from model_checks.context(role, reader, examples, target=longest, written=written)
+    if recipe.teacher.served:
+        yield from _server(case)
+    weights = {"teacher": case.teacher, "student": case.student}
+    for role, loaded in weights.items():
+        if loaded is not None and not train_checks.is_finite(loaded.model):
+            remedy = "get the model again; its training went wrong or its file is damaged"
+            yield fail("weights-not-finite", f"the {role} has weights that are no numbers", remedy)
+
+
+def _readers(case: Case) -> list[tuple[str, Reader]]:
+    found = (("teacher", case.teacher_reader), ("student", case.student_reader))
+    return [(role, reader) for role, reader in found if reader is not None]
+
+
+def _server(case: Case) -> Iterator[Problem]:
+    from instil.core.errors import ModelError
+    from instil.core.problems import problem_of
+    from instil.models.served import Endpoint
+
+    assert case.recipe.teacher.served is not None
+    try:
+        yield info("server", f"the server has {', '.join(Endpoint(case.recipe.teacher.served).listed)}")
+    except ModelError as error:
+        found = problem_of(error)
+        yield fail("server-unreachable", found.what, found.remedy)
+
+
+def vocabulary(case: Case) -> Iterator[Problem]:
+    """Tokens: a row for each, targets that can be written, and the same ones for teacher and student."""
+    train = case.split("train")
+    targets = [record.targets[0] for record in train]
+    for role, reader in _readers(case):
+        yield from token_checks.one_vocabulary(role, reader, targets)
+    if case.teacher_reader and case.student_reader:
+        distil = case.recipe.distil
+        labelled = distil is not None and distil.learns_from_labels
+        texts = [text for record in train for text in (record.source, record.targets[0])]
+        yield from token_checks.two_vocabularies(case.teacher_reader, case.student_reader, texts, labelled=labelled)
+
+
+def data(case: Case) -> Iterator[Problem]:
+    """The records: enough, different, whole, and such as a model should learn from."""
+    if case.data is None:
+        # Every place that is wrong, and not only the first.
+        config = case.recipe.data
+        several = sum(getattr(config, name) is not None for name in SPLIT_NAMES) > 1
+        found = data_checks.preflight(config, case.base) if several else []
+        yield from (problem for problem in found if problem not in case.broken["data"] and problem.grade == "fail")
+        return
+    yield from data_checks.records_problems(*case.data, case.recipe.data, examined=case.recipe.evaluate.split)
+    yield from data_checks.truncation(case.encoded[1])
+
+
+def machine(case: Case) -> Iterator[Problem]:
+    """This machine: versions, device, precision, trackers, the folder of runs."""
+    yield from environment.versions()
+    yield from environment.device()
+    yield from environment.runs_folder(case.base / Path(case.recipe.runs_dir).expanduser())
+    for name, loop in loops(case):
+        yield from chain(train_checks.precision(name, loop), train_checks.trackers(name, loop))
+        yield from train_checks.batches(name, loop, case.encoded[0])
+
+
+def loops(case: Case) -> list[tuple[str, LoopConfig]]:
+    """The trainings of the recipe, by the section that each stands in."""
+    recipe = case.recipe
+    teach = [("teacher.teach.loop", recipe.teacher.teach.loop)] if recipe.teacher.teach else []
+    return teach + ([("distil.loop", recipe.distil.loop)] if recipe.distil else [])
+
+
+GROUPS: dict[str, Callable[[Case], Iterable[Problem]]] = {
+    "environment": machine,
+    "data": data,
+    "models": models,
+    "vocabulary": vocabulary,
+    "teacher": teacher,
+    "alignment": alignment,
+    "objective": objective,
+    "resources": resources,
+}
+"""All checks, in the order in which a person would want to hear of them."""

@@ -1,0 +1,71 @@
+"""One labelled batch through the student as training would take it: what its losses are, what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from instil.data.tokens import Encoded
+from instil.evaluate.memory import added_memory
+from instil.models.family import Family, Rows, family_of
+from instil.models.loading import to_accelerator
+from instil.models.probe import evaluating
+from instil.objectives.fused import Mix, SparseLabels
+from instil.run.sections.distil import DistilConfig
+from instil.run.stages.distil import features_of, mix_of
+from instil.train.features import FeatureRowLoss
+from instil.train.preflight import Canary, canary, text_batch
+from instil.train.task import RowLoss, TextBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Untrained:
+    """The student as it is before it learns. `kept`: the decoder layers of its teacher that it has, if it was cut."""
+
+    model: Any
+    tokenizer: Any
+    kept: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a batch of `tokens` tells of training: the canary's losses, the bytes that gradients and all that is kept
+    for them take (None where that cannot be told), and the seconds of a pass forward and back."""
+
+    canary: Canary
+    tokens: int
+    peak: int | None
+    seconds: float
+
+
+def rows_of(model: Any, examples: Sequence[Encoded]) -> tuple[Family, Rows]:
+    """The family of `model` and its rows of `examples`, without gradients."""
+    family = family_of(model)
+    with evaluating(model):
+        return family, family.rows(model, family.collate(examples).to(next(model.parameters()).device))
+
+
+def take_step(
+    section: DistilConfig, student: Untrained, examples: Sequence[Encoded], labels: Mapping[float, SparseLabels],
+    least: float | None, teacher: Any,
+) -> Step:  # fmt: skip
+    """The canary of `section`'s objective, measured; `teacher` for features, where they are matched."""
+    model = to_accelerator(student.model)
+    family = family_of(model)
+    module = RowLoss(model, family, mix_of(section, least)(0.0), section.weigh)
+    features = None
+    if teacher is not None and section.features is not None:
+        features = FeatureRowLoss(module, features_of(section.features, model, teacher, student.kept))
+    batch = text_batch(family, examples, labels).to(next(model.parameters()).device)
+    found: list[Canary] = []
+    peak = added_memory(lambda: found.append(canary(module, batch, features)))
+    return Step(canary=found[0], tokens=batch.tokens, peak=peak, seconds=_seconds(module, batch))
+
+
+def _seconds(module: RowLoss, batch: TextBatch) -> float:
+    """Of a pass that others have warmed up."""
+    started = time.perf_counter()
+    canary(RowLoss(module.model, module.family, Mix(hard=1.0), module.weigh), batch)
+    return time.perf_counter() - started

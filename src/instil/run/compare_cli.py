@@ -1,0 +1,53 @@
+"""`instil compare`: several ways to come by the same student, each with several seeds, in one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of every way's recipe. Repeatable."),
+]
+
+
+def compare(
+    comparison: Annotated[
+        Path, typer.Argument(help="The comparison: a recipe and its ways, in YAML.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    md: Annotated[bool, typer.Option("--md", help="Print sentences and table as Markdown.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a student in several ways for the same budget, and tell which is worth it: quality, time, size, speed."""
+    from instil.run.compare import read_plan
+
+    plan = read_plan(comparison, overrides or ())
+    from instil.core import console, publish
+    from instil.run import compare_report
+    from instil.run.compare_words import told
+    from instil.run.stages.compare import WAYS_NAME, read_ways, run_compare
+
+    artifact = run_compare(plan)
+    ways, outputs = read_ways(artifact)
+    following = "instil init YOUR_FILE.jsonl"
+    root = plan.first.root
+    publish.write_text(root / WAYS_NAME, ways.model_dump_json(indent=2) + "\n")
+    place = compare_report.write_report(
+        root, title=plan.config.name, ways=ways, comparison=outputs, next_command=following
+    )
+    if as_json:
+        told_as = {"verdict": told(ways), "report": str(place), "next": following}
+        console.emit_json(json.loads(ways.model_dump_json()) | told_as)
+    elif md:
+        print(compare_report.markdown(ways), end="")
+    else:
+        from rich.console import Console
+
+        Console().print(compare_report.terminal_table(ways))
+        print("\n".join(told(ways)))
+        print(f"Report: {place}\nNext, for your own data: {following}")

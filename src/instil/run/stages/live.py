@@ -1,0 +1,85 @@
+"""Who scores rows while the student learns: the teacher in memory, for texts of the student's own, or its own past."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from instil.core import console
+from instil.core.errors import ConfigError
+from instil.data.tokens import Encoded
+from instil.labels.teacher import Teacher as LabellingTeacher
+from instil.models.family import Family, family_of
+from instil.models.generation import TransformersGenerator
+from instil.models.loading import to_accelerator
+from instil.objectives.dense import DenseLabels
+from instil.run.recipe import Recipe
+from instil.run.sections.distil import DistilConfig, OnPolicyConfig, SelfTeacherConfig
+from instil.run.stages.teach import Teacher
+from instil.train.live import Average, LiveTask, OnPolicy, Scorer, dense_labels
+from instil.train.task import RowLoss, TextTask
+
+
+def live_task(
+    recipe: Recipe, section: DistilConfig, task: TextTask, tokenizer: Any, teacher: Teacher | None
+) -> TextTask:
+    """`task`, with live labels where `section` wants some; the student writes by its `tokenizer`."""
+    if section.on_policy is None and section.self_teacher is None:
+        return task
+    module = task.module
+    score = (
+        _own_past(module, section.self_teacher)
+        if section.self_teacher
+        else _scored_by(_required(teacher), module.family, tokenizer)
+    )
+    return LiveTask(
+        module, task.examples, task.held_out, task.labels, task.batch_tokens, score=score,
+        own=_own_texts(recipe, section.on_policy, module, tokenizer) if section.on_policy else None,
+        own_alone=section.self_teacher is None,
+    )  # fmt: skip
+
+
+def _required(teacher: Teacher | None) -> Teacher:
+    assert teacher is not None, "a recipe whose student writes has its teacher in memory"
+    return teacher
+
+
+def _own_past(module: RowLoss, section: SelfTeacherConfig) -> Scorer:
+    module.average = Average(module.model, module.family, ema=section.ema, every=section.every)
+    console.say(f"  learns from its own past: of the average, {section.ema:g} stays in {section.every} steps")
+    return module.average.score
+
+
+def _scored_by(teacher: Teacher, family: Family, tokenizer: Any) -> Scorer:
+    """What `teacher` says of rows that the student writes, who must read and write as it does."""
+    loaded = teacher.loaded
+    if not tokenizer.get_vocab().items() <= loaded.tokenizer.get_vocab().items():
+        raise ConfigError(
+            "distil.on_policy: the student writes tokens that are others to its teacher, who cannot score them; choose"
+            " a student with the teacher's tokenizer, or leave on_policy out"
+        )
+    if loaded.kind != family.kind:
+        raise ConfigError(
+            f"distil.on_policy: the student is {family.kind}, its teacher {loaded.kind}, so their rows differ; choose"
+            " a student of the teacher's kind, or leave on_policy out"
+        )
+    model = to_accelerator(loaded.model.requires_grad_(False))
+    reader = LabellingTeacher(model=model, family=family_of(model))
+
+    def score(examples: Sequence[Encoded]) -> DenseLabels:
+        return dense_labels(reader.rows(examples))
+
+    return score
+
+
+def _own_texts(recipe: Recipe, section: OnPolicyConfig, module: RowLoss, tokenizer: Any) -> OnPolicy:
+    writer = TransformersGenerator(
+        module.model, tokenizer, recipe.prompt, name="student", max_source_tokens=recipe.limits.source
+    )
+    longest = section.max_new_tokens or recipe.limits.target
+
+    def draw(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+        return writer.draw(prompts, max_new_tokens=longest, sample=section.sample, seed=seed)
+
+    console.say(f"  writes {section.share} of its batches itself, up to {longest} tokens a text")
+    return OnPolicy(share=section.share, draw=draw, longest=longest, seed=recipe.seed)

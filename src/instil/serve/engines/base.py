@@ -1,0 +1,75 @@
+"""What every engine is, and the text of tokens as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenizers.decoders import DecodeStream
+
+from instil.data.tokens import Kind
+from instil.serve.jobs import Job
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What is known of a running engine. `batch`: jobs that it takes at once; `workers`: threads that may call it;
+    `positions`: tokens of prompt and answer that it has room for, None for no bound; `bytes`: of its weights."""
+
+    name: str
+    kind: Kind
+    bytes: int
+    batch: int = 1
+    workers: int = 1
+    positions: int | None = None
+    can_score: bool = False
+
+
+class Engine(Protocol):
+    """Runs one model. An engine with `workers` above one is called from so many threads."""
+
+    facts: EngineFacts
+    tokenizer: Any
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Write for each of `jobs`, all of one group, and finish each. An exception fails those not finished."""
+
+    def close(self) -> None:
+        """End what it started."""
+
+
+class Writer:
+    """Turns the tokens of one job into text, piece by piece; together the pieces are what the tokenizer decodes."""
+
+    def __init__(self, job: Job, tokenizer: Any, ends: frozenset[int]) -> None:
+        self.job = job
+        self.ids: list[int] = []
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._stream = DecodeStream(skip_special_tokens=True) if tokenizer.is_fast else None
+        # Decoding each token takes time, so it is done only where somebody looks at the text on the way.
+        self._watched = job.listener is not None or bool(job.stops)
+
+    def take(self, token: int) -> bool:
+        """One more token. True: write no more of this job."""
+        if self.job.cancelled or token in self._ends:
+            return True
+        self.ids.append(token)
+        piece = ""
+        if self._watched and self._stream is not None:
+            piece = self._stream.step(self._tokenizer.backend_tokenizer, token) or ""
+        return self.job.take(piece)
+
+    def rest(self) -> None:
+        """Give the job what is left: a character cut short, or all of it if nobody watched."""
+        whole = str(self._tokenizer.decode(self.ids, skip_special_tokens=True))
+        if not self.job.stopped and whole.startswith(self.job.text):
+            self.job.text = whole
+
+
+def memory_of_files(path: Path) -> int:
+    """Bytes of the weights at `path`: a file, or the weights' files of a folder."""
+    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("model.bin"), *path.glob("*.gguf")]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,161 @@
+"""An engine that is a server of its own, with an OpenAI-compatible interface: started, watched, started again.
+
+vLLM is the one it is for: a process that owns the GPU, with paged attention, continuous batching and speculation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from instil.core import console
+from instil.core.errors import ModelError
+from instil.serve.engines.base import EngineFacts
+from instil.serve.jobs import Job, ServeError
+
+_START_S = 900.0
+_END_S = 30.0
+_LOOK_EVERY_S = 0.2
+_MOST_STARTS = 5
+"""A child that dies so often within an hour is not started again."""
+_HOUR_S = 3600.0
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def vllm_command(
+    ref: str, port: int, *, context: int, draft: str | None = None, draft_tokens: int = 8
+) -> list[str]:  # fmt: skip
+    """How vLLM is started for one model; `draft` guesses ahead."""
+    command = ["vllm", "serve", ref, "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(context)]
+    command += ["--served-model-name", CHILD_MODEL]
+    if draft is not None:
+        speculative = {"model": draft, "num_speculative_tokens": draft_tokens, "method": "draft_model"}
+        command += ["--speculative-config", json.dumps(speculative)]
+    return command
+
+
+CHILD_MODEL = "model"
+
+
+class ChildServer:
+    """The process of `command`, which answers on `port`; a thread starts it again when it dies.
+
+    `health`: the path that tells whether it is well.
+    """
+
+    def __init__(
+        self, command: Sequence[str], port: int, *, health: str = "/health", start_s: float = _START_S
+    ) -> None:
+        self.command = list(command)
+        self.url = f"http://127.0.0.1:{port}"
+        self.health = health
+        self._starts: list[float] = []
+        self._ending = False
+        self._process = self._start()
+        self._wait_until_ready(start_s)
+        self._watcher = threading.Thread(target=self._watch, name="child-watch", daemon=True)
+        self._watcher.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        return self._process.pid
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._starts = [start for start in self._starts if time.monotonic() - start < _HOUR_S] + [time.monotonic()]
+        try:
+            return subprocess.Popen(self.command, stdin=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            raise ModelError(f"{self.command[0]} cannot be started ({error.strerror}); install it first") from error
+
+    def _wait_until_ready(self, limit_s: float) -> None:
+        until = time.monotonic() + limit_s
+        while not self.answers():
+            if (code := self._process.poll()) is not None:
+                raise ModelError(f"{self.command[0]} ended with code {code} while it started; see its lines above")
+            if time.monotonic() > until:
+                self.close()
+                raise ModelError(f"{self.command[0]} did not answer within {limit_s:.0f} s; see its lines above")
+            time.sleep(_LOOK_EVERY_S)
+
+    def answers(self) -> bool:
+        """Whether it says that it is well."""
+        import httpx
+
+        try:
+            return httpx.get(self.url + self.health).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _watch(self) -> None:
+        while not self._ending:
+            time.sleep(_LOOK_EVERY_S)
+            if self._ending or (code := self._process.poll()) is None:
+                continue
+            if len(self._starts) >= _MOST_STARTS:
+                console.say(f"{self.command[0]} died {len(self._starts)} times within an hour; not started again")
+                return
+            console.say(f"{self.command[0]} ended with code {code}; starting it again")
+            self._process = self._start()
+
+    def close(self) -> None:
+        """End the process, gently first."""
+        self._ending = True
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+            return
+        self._process.kill()
+
+
+class ChildEngine:
+    """Jobs as requests to a `ChildServer`; as many at once as `workers`."""
+
+    def __init__(self, server: ChildServer, tokenizer: Any, *, name: str, workers: int, positions: int) -> None:
+        from openai import OpenAI
+
+        self.server = server
+        self.tokenizer = tokenizer
+        self._client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        self.facts = EngineFacts(name, "decoder-only", 0, workers=workers, positions=positions)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Each job by itself: the child batches what its threads bring."""
+        import openai
+
+        for job in jobs:
+            try:
+                self._ask(job)
+            except openai.APIStatusError as error:
+                raise ServeError(f"{self.facts.name}: {error.message}", error.status_code) from error
+            except openai.APIError as error:
+                raise ServeError(f"{self.facts.name} does not answer", 503, retry_after=5) from error
+
+    def _ask(self, job: Job) -> None:
+        if job.limit:
+            how: dict[str, Any] = {"temperature": job.sampling.temperature, "top_p": job.sampling.top_p}
+            reply = self._client.completions.create(
+                model=CHILD_MODEL, prompt=job.ids, max_tokens=job.limit, seed=job.sampling.seed, stream=True, **how
+            )
+            with reply:
+                for chunk in reply:
+                    if chunk.choices and chunk.choices[0].text and job.take(chunk.choices[0].text):
+                        break
+        job.finish()
+
+    def close(self) -> None:
+        """End the child."""
+        self._client.close()
+        self.server.close()

@@ -1,0 +1,109 @@
+"""Which engine runs a model, and why: by what lies at its place, by the device, by what is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from instil.core.errors import ModelError
+from instil.models.loading import GGUF_SUFFIX
+from instil.serve.config import EngineName, EngineOptions, Limits, ModelSpec
+from instil.serve.engines.base import Engine
+
+_PACKAGES = {"ctranslate2": "ctranslate2", "llama.cpp": "xllamacpp", "vllm": "vllm"}
+_INSTALL = {"ctranslate2": "instil[serve]", "llama.cpp": "instil[serve]", "vllm": "vllm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An engine's name and the reason for it."""
+
+    engine: EngineName
+    why: str
+
+
+def form_of(ref: str) -> str:
+    """What lies at `ref`: "gguf", "ctranslate2", or "transformers" for all that instil's own loader reads."""
+    path = Path(ref).expanduser()
+    if path.suffix == GGUF_SUFFIX:
+        return "gguf"
+    if (path / "model.bin").is_file() and (path / "config.json").is_file():
+        return "ctranslate2"
+    return "gguf" if any(path.glob(f"*{GGUF_SUFFIX}")) and not any(path.glob("*.safetensors")) else "transformers"
+
+
+def choose(ref: str, options: EngineOptions, device: str) -> Choice:
+    """The engine for the model at `ref` on `device`. Raises `ModelError` where the one asked for cannot run it."""
+    form = form_of(ref)
+    if options.engine != "auto":
+        _require_form(ref, form, options.engine)
+        return Choice(options.engine, "as asked")
+    if form == "ctranslate2":
+        return Choice("ctranslate2", "it is a CTranslate2 export")
+    if form == "gguf":
+        return Choice("llama.cpp", "it is a GGUF file")
+    if device.startswith("cuda") and find_spec("vllm"):
+        return Choice("vllm", f"the device is {device} and vllm is installed")
+    hint = "; an export would be smaller: instil export MODEL --to ctranslate2" if device == "cpu" else ""
+    return Choice("transformers", f"it is in the transformers format and the device is {device}{hint}")
+
+
+def _require_form(ref: str, form: str, engine: EngineName) -> None:
+    wants = {"ctranslate2": "ctranslate2", "llama.cpp": "gguf"}.get(engine, "transformers")
+    if form != wants and not (engine == "transformers" and form == "gguf"):
+        target = {"ctranslate2": "ctranslate2", "gguf": "gguf"}.get(wants)
+        remedy = f"export it first: instil export MODEL --to {target}" if target else "give the model's own folder"
+        raise ModelError(f"{ref}: {engine} cannot run what is there ({form}); {remedy}")
+
+
+def start(spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limits, device: str) -> Engine:
+    """The engine of `choice`, its weights loaded. Raises `ModelError`."""
+    ref = spec.ref
+    if spec.adapter and choice.engine != "transformers":
+        raise ModelError(f"{ref}: {choice.engine} cannot add an adapter to it; export the model first")
+    package = _PACKAGES.get(choice.engine)
+    if package and not find_spec(package):
+        raise ModelError(f"{choice.engine} is not installed; run: pip install '{_INSTALL[choice.engine]}'")
+    common: dict[str, Any] = {"batch": limits.batch, "threads": options.threads}
+    if choice.engine == "ctranslate2":
+        from instil.serve.engines.ctranslate2_engine import CTranslate2Engine
+
+        return CTranslate2Engine(Path(ref).expanduser(), device=device.partition(":")[0], **common)
+    if choice.engine == "llama.cpp":
+        from instil.serve.engines.llama_engine import LlamaEngine
+
+        draft = gguf_of(options.draft) if options.draft and options.draft != ref else None
+        return LlamaEngine(
+            gguf_of(ref), context=options.context, draft=draft, draft_tokens=options.draft_tokens, **common
+        )
+    if choice.engine == "vllm":
+        return _start_vllm(ref, options, limits)
+    from instil.serve.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(ref, adapter=spec.adapter, device=device, **common)
+
+
+def gguf_of(ref: str) -> Path:
+    """The GGUF file that `ref` names, by itself or by its folder."""
+    path = Path(ref).expanduser()
+    found = sorted(path.glob(f"*{GGUF_SUFFIX}")) if path.is_dir() else [path]
+    if len(found) != 1 or not found[0].is_file():
+        raise ModelError(f"{ref}: {'no such file' if not found else 'several GGUF files there'}; name one file")
+    return found[0]
+
+
+def _start_vllm(ref: str, options: EngineOptions, limits: Limits) -> Engine:
+    from instil.models.loading import load_reader
+    from instil.serve.engines.child import ChildEngine, ChildServer, free_port, vllm_command
+
+    draft = options.draft if options.draft != ref else None
+    port = free_port()
+    tokenizer = load_reader(ref).tokenizer
+    command = vllm_command(
+        ref, port, context=options.context, draft=draft, draft_tokens=options.draft_tokens
+    )  # fmt: skip
+    return ChildEngine(
+        ChildServer(command, port), tokenizer, name="vllm", workers=limits.batch, positions=options.context
+    )

@@ -1,0 +1,56 @@
+"""Texts as they come: from an engine's thread into the loop that serves the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+from instil.serve.jobs import Answer, Job, ServeError
+from instil.serve.models import ServedModel
+from instil.serve.service import Service
+
+Step = tuple[int, str | None, Answer | ServeError | None]
+"""A job's index with a piece of its text, or with its answer at its end."""
+
+
+def stream(service: Service, model: ServedModel, jobs: Sequence[Job]) -> AsyncIterator[Step]:
+    """The steps of `jobs`, submitted now, in the order in which they come. Raises `ServeError` if they may not wait.
+
+    Whoever stops to listen cancels them.
+    """
+    loop = asyncio.get_running_loop()
+    steps: asyncio.Queue[Step] = asyncio.Queue()
+
+    def tell(step: Step) -> None:
+        loop.call_soon_threadsafe(steps.put_nowait, step)
+
+    def end(index: int, future: Any) -> None:
+        error = future.exception()
+        if error is None:
+            tell((index, None, future.result()))
+        else:
+            tell((index, None, error if isinstance(error, ServeError) else ServeError(str(error), 503)))
+
+    for index, job in enumerate(jobs):
+        job.listener = partial(_heard, tell, index)
+        job.future.add_done_callback(partial(end, index))
+    service.submit(model, jobs)
+    return _steps(steps, jobs)
+
+
+def _heard(tell: Any, index: int, text: str) -> None:
+    tell((index, text, None))
+
+
+async def _steps(steps: asyncio.Queue[Step], jobs: Sequence[Job]) -> AsyncIterator[Step]:
+    left = len(jobs)
+    try:
+        while left:
+            step = await steps.get()
+            left -= step[2] is not None
+            yield step
+    finally:
+        for job in jobs:
+            job.cancel()
