@@ -31,8 +31,9 @@ def with_shots(prompt: Prompt, shots: Sequence[Record]) -> Prompt:
     slotted = prompt.text + SLOT if prompt.kind == "prefix" else prompt.text
     joint = " " if prompt.kind == "chat" else prompt.separator
     shown = [slotted.replace(SLOT, shot.source) + joint + shot.targets[0] for shot in shots]
-    kind = "chat" if prompt.kind == "chat" else "template"
-    return Prompt(kind=kind, text=BETWEEN.join([*shown, slotted]), system=prompt.system)
+    return Prompt(
+        kind="chat" if prompt.kind == "chat" else "template", text=BETWEEN.join([*shown, slotted]), system=prompt.system
+    )
 
 
 def until_next(text: str) -> str:

@@ -64,7 +64,7 @@ class MixedLabels:
         """One teacher's mean loss on each target, `(E,)`; what its labels do not list has the least that they tell."""
         target_N = torch.tensor([token for example in examples for token in example.target_ids])
         told_N = (probs_NK * (ids_NK == target_N[:, None])).sum(-1).clamp(min=self._least)
-        return torch.stack([-part_N.log().mean() for part_N in told_N.split(length_E.tolist())])
+        return torch.stack([-part_N.log().mean() for part_N in torch.split(told_N, length_E.tolist())])
 
 
 def _merged(ids_NK: Tensor, probs_NK: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,10 +25,10 @@ from instil.labels.teacher import Teacher as LabellingTeacher
 from instil.models.family import family_of
 from instil.models.loading import load_reader, to_accelerator
 from instil.run.licences import licence_of
-from instil.run.recipe import Recipe, resolved_yaml
+from instil.run.pipeline import Pipeline
+from instil.run.recipe import Recipe
 from instil.run.sections.teacher import TeacherConfig
 from instil.run.stage import Workshop
-from instil.run.stages.data import run_data
 from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import Teacher, base_teacher, encode, generator_of
 
@@ -40,8 +40,8 @@ def rank_teachers(recipe: Recipe, base: Path, *, items: int) -> list[dict[str, A
     out. Raises `ConfigError` without candidates, `ModelError` where none can be loaded."""
     if not recipe.teachers:
         raise ConfigError("the recipe names no candidates; add teachers: [{model: ...}, {model: ...}]")
-    shop = Workshop(root=base / recipe.runs_dir / recipe.name, recipe_yaml=resolved_yaml(recipe), seed=recipe.seed)
-    data = run_data(shop, recipe, base)
+    pipeline = Pipeline(recipe, base)
+    shop, data = pipeline.shop, pipeline.data
     records = records_of(data.splits["validation"], recipe.evaluate.task)[:items]
     if not records:
         raise ConfigError("there are no validation records to rank teachers on; set data.validation_share")
@@ -121,10 +121,10 @@ def _overlap(recipe: Recipe, teacher: Teacher) -> float:
 
 def _vocabulary(recipe: Recipe, teacher: Teacher) -> Mapping[str, int]:
     if teacher.reader:
-        return teacher.reader.tokenizer.get_vocab()  # type: ignore[no-any-return]
+        return teacher.reader.tokenizer.get_vocab()
     section = recipe.teacher
     reader = load_reader(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
-    return reader.tokenizer.get_vocab()  # type: ignore[no-any-return]
+    return reader.tokenizer.get_vocab()
 
 
 def _terms(section: TeacherConfig, teacher: Teacher) -> dict[str, str]:

@@ -23,7 +23,7 @@ from instil.data.clean import judge, unfit
 from instil.data.formats import format_of, open_table
 from instil.data.leakage import HeldOut
 from instil.data.prompts import Prompt
-from instil.data.records import HELD_OUT, MAIN_TASK, SPLIT_NAMES, Record, Splits, data_fingerprint, write_jsonl
+from instil.data.records import HELD_OUT, MAIN_TASK, Record, Splits, data_fingerprint, write_jsonl
 from instil.data.shots import choose_shots, until_next, with_shots
 from instil.data.tokens import cut_sources
 from instil.run.recipe import Recipe
@@ -79,7 +79,7 @@ def run_synthesise(shop: Workshop, recipe: Recipe, base: Path, data: Data, teach
 
 def _with(data: Data, kept: Sequence[Record], section: SyntheticConfig) -> Splits:
     others = [] if section.instead else data.splits["train"]
-    return {name: data.splits[name] for name in SPLIT_NAMES} | {"train": [*others, *kept]}
+    return {**data.splits, "train": [*others, *kept]}
 
 
 def _read_records(artifact: Artifact) -> list[Record]:
@@ -133,7 +133,7 @@ def keep(
     kept: list[Record] = []
     for record, one, overlap in zip(records, written, overlaps, strict=True):
         key = " ".join(record.source.split())
-        reason = unfit(record, clean) or ("exact duplicate" if key in seen else overlap)
+        reason: str | None = unfit(record, clean) or ("exact duplicate" if key in seen else overlap)
         if reason is None and section.max_perplexity and math.exp(-(one.log_prob or 0.0)) > section.max_perplexity:
             reason = "improbable"
         if reason is None:
@@ -149,8 +149,8 @@ def _sources(
 ) -> list[str]:
     """New sources, each asked for behind other examples."""
     train = [record for record in data.splits["train"] if record.task == MAIN_TASK]
-    kind = "chat" if recipe.prompt.kind == "chat" else "template"
-    prompt = Prompt(kind=kind, text="{source}", system=recipe.prompt.system)
+    chat = recipe.prompt.kind == "chat"
+    prompt = Prompt(kind="chat" if chat else "template", text="{source}", system=recipe.prompt.system)
     cut = partial(cut_sources, teacher.reads.tokenizer, limit=recipe.limits.source)
     asked = []
     for number in numbers:
