@@ -3,13 +3,12 @@
     python -m benchmarks.methods [--minutes 10] [--methods response,features] [--seeds 3] [--items 300] [--records 1200]
                                  [--scitldr FOLDER] [--json] [--quick] [--runs runs/benchmark-methods]
 
-Each recipe of recipes/methods is a way to the same student (18 of the teacher's 30 layers, unless the method has one of
-its own), trained for the same minutes with each seed; the teacher's own work comes before and is told beside. ROUGE-L
+Each recipe of recipes/methods is a way to the same student (18 of the teacher's 30 layers), trained for the same minutes with each seed; the teacher's own work comes before and is told beside. ROUGE-L
 with intervals over items and seeds, paired tests against fine-tuning, corrected for the number of methods (Holm), and,
 as ratios to fine-tuning, the seconds of training a token and the peak of memory: of the device where there is one, else
 of the process, each run in one of its own. The task is the quickstart's, and with --scitldr also that of the files in
 FOLDER, whose teacher is taught first. What is finished is kept in --runs: the same command goes on from there.
-Recipes with several data sets, or that train nothing, are left out.
+Recipes with other data, another teacher or another student, or that train nothing, are said and left out.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _QUICK = {"budget": {"steps": 2}, "items": 4, "records": 40}
 
 def ways_of(chosen: list[str] | None, budget: dict[str, float]) -> dict[str, dict[str, Any]]:
     """What each method changes in the base recipe. Raises `ConfigError` for a method without a recipe."""
-    known = [method.recipe for method in all_methods() if method.recipe]
+    known = [name for name in (method.recipe for method in all_methods()) if (RECIPES / f"{name}.yaml").is_file()]
     if unknown := [name for name in chosen or () if name not in known]:
         raise ConfigError(f"no method is called {unknown[0]!r}; choose among {', '.join(known)}")
     base = _raw(BASE)
@@ -50,19 +49,22 @@ def ways_of(chosen: list[str] | None, budget: dict[str, float]) -> dict[str, dic
     }
     for name in dict.fromkeys(chosen or known):
         raw = _raw(name)
-        if (
-            raw["data"].get("also")
-            or raw["data"]["source"] != base["data"]["source"]
-            or raw["teacher"] != base["teacher"]
-        ):
-            console.say(f"{name}: left out, its data or its teacher are its own")
-        elif "prompted" in raw["evaluate"]:
-            console.say(f"{name}: left out, it is about what is not trained")
+        if other := _other(raw, base):
+            console.say(f"{name}: left out, {other}, so it is not comparable")
         else:
             ways[name] = {key: value for key, value in raw.items() if key not in _SHARED}
     for way in ways.values():
         way["distil"] = way["distil"] | {"without_teacher": False, "loop": way["distil"]["loop"] | {"budget": budget}}
     return ways
+
+
+def _other(raw: dict[str, Any], base: dict[str, Any]) -> str:
+    """What a recipe has of its own that all ways should share; empty for nothing."""
+    if raw["data"].get("also") or raw["data"]["source"] != base["data"]["source"]:
+        return "its data are others"
+    if "prompted" in raw["evaluate"]:
+        return "it is about what is not trained"
+    return next((f"its {part} is another" for part in ("teacher", "student") if raw[part] != base[part]), "")
 
 
 def _raw(name: str) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def comparison_file(options: argparse.Namespace, task: str) -> Path:
     common = quickstart(options) if task == "quickstart" else scitldr(options)
     if task == "scitldr":
         for way in ways.values():  # The layers that this teacher is taught to do with are not known beforehand.
-            way["student"] = {"choice": "taught", "mend": False} if "keep" in way["student"] else way["student"]
+            way["student"] = {"choice": "taught", "mend": False}
     common |= {
         "evaluate": {"items": options.items, "max_new_tokens": 48, "latency_items": 5, "fidelity_items": 0},
         "runs_dir": str(options.runs.resolve()),

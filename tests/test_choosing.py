@@ -19,10 +19,10 @@ from project import models_folder, project
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_recipe_is_a_method_and_every_method_has_its_recipe() -> None:
+def test_every_recipe_is_a_method_with_the_basis_of_its_numbers() -> None:
     there = {path.stem for path in (ROOT / "recipes" / "methods").glob("*.yaml")}
-    named = {method.recipe for method in all_methods() if method.recipe}
-    assert named == there
+    named = [method.recipe for method in all_methods() if method.recipe]
+    assert there <= set(named) and len(named) == len(set(named))
     assert all(method.basis and method.time and method.memory for method in all_methods())
 
 
