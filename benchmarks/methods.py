@@ -3,11 +3,12 @@
     python -m benchmarks.methods [--minutes 10] [--methods response,features] [--seeds 3] [--items 300] [--records 1200]
                                  [--scitldr FOLDER] [--json] [--quick] [--runs runs/benchmark-methods]
 
-Each recipe of recipes/methods is a way to the same student (18 of the teacher's 30 layers), trained for the same minutes with each seed; the teacher's own work comes before and is told beside. ROUGE-L
-with intervals over items and seeds, paired tests against fine-tuning, corrected for the number of methods (Holm), and,
-as ratios to fine-tuning, the seconds of training a token and the peak of memory: of the device where there is one, else
-of the process, each run in one of its own. The task is the quickstart's, and with --scitldr also that of the files in
-FOLDER, whose teacher is taught first. What is finished is kept in --runs: the same command goes on from there.
+Each recipe of recipes/methods is a way to the same student (18 of the teacher's 30 layers), trained for as many minutes
+with each seed; the teacher's own work comes before and is told beside. ROUGE-L with intervals over items and seeds,
+paired tests against fine-tuning, corrected for the number of methods (Holm), and, as ratios to fine-tuning, the seconds
+of training a token and the peak of memory: of the device where there is one, else of the process, each run in one of
+its own. The task is the quickstart's, and with --scitldr also that of the files in FOLDER, whose teacher is taught
+first. What is finished is kept in --runs: the same command goes on from there.
 Recipes with other data, another teacher or another student, or that train nothing, are said and left out.
 """
 

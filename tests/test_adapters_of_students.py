@@ -12,12 +12,16 @@ import tiny
 from instil.core.errors import ConfigError
 from instil.data.tokens import Encoded
 from instil.models.family import family_of
+from instil.models.loading import load_model
 from instil.objectives.fused import Mix
+from instil.run.pipeline import Pipeline
+from instil.run.recipe_file import read_recipe
 from instil.train.adaptation import Adaptation
 from instil.train.config import Budget, LoopConfig
 from instil.train.loop import train
 from instil.train.task import RowLoss, TextTask
 from instil.train.teach import adapt, merged
+from project import models_folder, project
 
 KINDS = ("lora", "dora", "qlora")
 
@@ -79,3 +83,17 @@ def test_a_stopped_run_goes_on_to_the_same_weights(kind: str, tmp_path: Path) ->
         merged(whole.module.model).parameters(), merged(resumed.module.model).parameters(), strict=True
     ):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["dora", "qlora"])
+def test_a_teacher_is_taught_through_an_adapter_too(kind: str, tmp_path: Path) -> None:
+    if kind == "qlora":
+        pytest.importorskip("bitsandbytes")
+    folder = project(tmp_path / "p", "llama", pairs=30, teacher={"teach": {"adapt": {"kind": kind}}})
+    pipeline = Pipeline(read_recipe(folder / "recipe.yaml"), folder)
+    artifact = pipeline.teacher.artifact
+    assert artifact is not None and (artifact.folder / "adapter" / "adapter_model.safetensors").is_file()
+    taught = pipeline.teacher.loaded.model
+    before = load_model(str(models_folder() / "llama")).model
+    assert type(taught) is type(before)
+    assert not torch.equal(_logits(taught, "llama"), _logits(before, "llama"))

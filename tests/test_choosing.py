@@ -90,3 +90,16 @@ def test_without_candidates_it_says_how_to_name_some(tmp_path: Path) -> None:
     place = project(tmp_path / "p", pairs=30)
     with pytest.raises(ConfigError, match=r"add teachers: \[\{model"):
         rank_teachers(read_recipe(place / "recipe.yaml"), place, items=3)
+
+
+def test_the_benchmark_compares_what_is_comparable(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.methods import FINE_TUNING, ways_of
+
+    ways = ways_of(None, {"steps": 2})
+    assert {FINE_TUNING, "response", "lora", "synthetic"} <= set(ways)
+    assert all(way["student"] == ways[FINE_TUNING]["student"] for way in ways.values())
+    assert all(way["distil"]["loop"]["budget"] == {"steps": 2} for way in ways.values())
+    left_out = capsys.readouterr().err
+    assert {"self", "multi-task", "several-teachers"} <= {line.partition(":")[0] for line in left_out.splitlines()}
+    with pytest.raises(ConfigError, match="no method is called 'magic'; choose among response"):
+        ways_of(["magic"], {"steps": 2})

@@ -78,7 +78,7 @@ def examine(
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
     systems |= prompted_systems(recipe, train, untrained)
-    systems |= baselines_of(train)
+    systems |= baselines_of(train, recipe.data.tasks[section.task].prefix)
     examined = (1 + len(students)) * min(section.fidelity_items, len(records))
     steps = total_steps(len(systems), len(records), section.latency_items, examined)
     with console.progress("evaluate", steps, "outputs") as advance:
