@@ -5,14 +5,15 @@
 
 FOLDER has train, validation and test files whose records have source, label and rationale. For each seed, the recipe
 recipes/methods/step-by-step.yaml trains two students for the same minutes: one that also learns to write the rationales
-(Hsieh et al. 2023, arXiv 2305.02301), and one that learns from labels alone. An answer counts as right where it is the
-label, but for case and space. The test is paired over questions, each with its mean over seeds. What is finished is
-kept in `--runs`, so that the same command goes on where it was stopped.
+(Hsieh et al. 2023, arXiv 2305.02301), and one that learns from labels alone. An answer counts as right where the
+recipe's pattern finds the label in it. The test is paired over questions, each with its mean over seeds. What is
+finished is kept in `--runs`, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from instil.core import console
-from instil.evaluate.outputs import ScoredOutput, load_outputs
+from instil.evaluate.metrics.overlap import accuracy
+from instil.evaluate.outputs import load_outputs
 from instil.evaluate.significance import difference_interval, mean_interval, paired_p_value
 from instil.run.pipeline import Pipeline
 from instil.run.quiet import quiet_libraries
@@ -35,24 +37,20 @@ _QUICK = (
 )  # fmt: skip
 
 
-def right(outputs: Sequence[ScoredOutput]) -> list[float]:
-    """100 for each answer that is its label, else 0."""
-    return [100.0 * any(_plain(one.output) == _plain(target) for target in one.targets) for one in outputs]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
-
-
 def answers(options: argparse.Namespace, seed: int) -> dict[str, list[float]]:
-    """Which answers each student has right after training from `seed`."""
+    """The accuracy of each student's every answer, 100 or 0, after training from `seed`."""
     changes = [
-        f"data.source={options.folder.resolve()}", f"seed={seed}", f"runs_dir={options.runs.resolve()}",
+        f"data.source={options.folder.resolve()}", f"student_seed={seed}", f"runs_dir={options.runs.resolve()}",
         f"distil.loop.budget={{minutes: {options.minutes}}}", f"evaluate.items={options.items}",
         *(_QUICK if options.quick else ()), *options.set,
     ]  # fmt: skip
-    folder = Pipeline(read_recipe(RECIPE, tuple(changes)), Path()).evaluation.folder / OUTPUTS_NAME
-    return {name: right(load_outputs(folder / f"{system}.jsonl")) for name, system in SYSTEMS.items()}
+    recipe = read_recipe(RECIPE, tuple(changes))
+    folder = Pipeline(recipe, Path()).evaluation.folder / OUTPUTS_NAME
+    metric = accuracy("1", re.compile(recipe.evaluate.answer or ".+"))
+    return {
+        name: metric.count(load_outputs(folder / f"{system}.jsonl")).scores_N.tolist()
+        for name, system in SYSTEMS.items()
+    }
 
 
 def compare(seeds: Sequence[dict[str, list[float]]]) -> dict[str, Any]:
@@ -85,9 +83,9 @@ def main() -> None:
     if options.json:
         console.emit_json(found)
         return
-    for name, accuracy in found["accuracy"].items():
+    for name, mean in found["accuracy"].items():
         each = ", ".join(f"{seed[name]:.1f}" for seed in found["seeds"])
-        print(f"{name:<16} {accuracy['value']:5.1f}% ({accuracy['low']:.1f} to {accuracy['high']:.1f})  seeds: {each}")
+        print(f"{name:<16} {mean['value']:5.1f}% ({mean['low']:.1f} to {mean['high']:.1f})  seeds: {each}")
     gained = found["difference"]
     print(f"difference {gained['value']:+.1f} points ({gained['low']:+.1f} to {gained['high']:+.1f}), ", end="")
     print(f"p = {found['p_value']:.4f}, {found['items']} questions")

@@ -143,3 +143,7 @@ def test_two_teachers_in_a_recipe(tmp_path: Path) -> None:
     assert "distil: done" in both.err and "label: reused" in both.err, both.err
     ended = instil("distil", "recipe.yaml", "--set", f"labels.others=[{{store: {store}, weight: 1.0}}]", cwd=tmp_path)
     assert ended.code == 2 and "weight" in ended.err
+    wrong = instil(
+        "distil", "recipe.yaml", "--set", f"labels.others=[{{store: {store}, weight: {{x: 0.5}}}}]", cwd=tmp_path
+    )
+    assert wrong.code == 2 and "labels.others has a weight for task 'x'; the tasks are main" in wrong.err

@@ -46,7 +46,7 @@ def test_the_best_stay(how: dict[str, float], left: list[str]) -> None:
 def test_scores_are_those_of_the_whole_distribution(name: str) -> None:
     model = tiny.tiny_model(name)
     teacher = Teacher(model=model, family=family_of(model, pad_id=tiny.PAD), batch_tokens=16)
-    examples = [Encoded(str(n), tuple(range(5, 9 + n)), tuple(range(20, 23 + n)) + (1,)) for n in range(4)]
+    examples = [Encoded(str(n), tuple(range(5, 9 + n)), (*range(20, 23 + n), 1)) for n in range(4)]
     for example, score in zip(examples, mean_log_probs(teacher, examples), strict=True):
         prompt, target = (torch.tensor([ids]) for ids in (example.prompt_ids, example.target_ids))
         if name == "t5":

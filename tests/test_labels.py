@@ -17,6 +17,7 @@ from torch import Tensor
 import tiny
 from instil.core import publish
 from instil.core.errors import LabelError, StorageError
+from instil.data.records import MAIN_TASK
 from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
 from instil.labels.merge import merge_stores
@@ -417,10 +418,31 @@ def test_a_mixture_is_the_weighted_sum_of_its_teachers(weights: tuple[float, flo
     label(tmp_path / "one", examples, make_teacher("llama"), codec=Codec.of("default", tiny.PADDED_VOCABULARY))
     label(tmp_path / "two", examples, make_teacher("qwen3"), head=5)
     one, two = open_store(tmp_path / "one"), open_store(tmp_path / "two")
-    mixed = MixedLabels((one, two), weights)
+    mixed = MixedLabels((one, two), {MAIN_TASK: weights})
     wanted = weights[0] * _wide(one, examples) + weights[1] * _wide(two, examples)
     torch.testing.assert_close(_wide(mixed, examples), wanted)
     assert examples[0].id in mixed and "nobody" not in mixed
+
+
+def test_teachers_are_weighed_by_task_and_by_their_loss_on_the_target(tmp_path: Path) -> None:
+    examples = [
+        replace(example, task="even" if number % 2 else "odd") for number, example in enumerate(make_examples(6))
+    ]
+    label(tmp_path / "one", examples, make_teacher("llama"), head=200)
+    label(tmp_path / "two", examples, make_teacher("qwen3"), head=200)
+    one, two = open_store(tmp_path / "one"), open_store(tmp_path / "two")
+    weights = {"odd": (0.9, 0.1), "even": (0.3, 0.7)}
+    fixed, trusting = (MixedLabels((one, two), weights, by_loss=by_loss) for by_loss in (False, True))
+    least = 0.5 / one.manifest.codec.unit
+    for example in examples:
+        first, second = (_wide(store, [example]) for store in (one, two))
+        own, other = weights[example.task]
+        torch.testing.assert_close(_wide(fixed, [example]), own * first + other * second)
+        rows = torch.arange(len(example.target_ids)), torch.tensor(example.target_ids)
+        likely = [each[rows].clamp(min=least).double().log().mean().exp() for each in (first, second)]
+        share = float(own * likely[0] / (own * likely[0] + other * likely[1]))
+        torch.testing.assert_close(_wide(trusting, [example]), share * first + (1 - share) * second)
+    torch.testing.assert_close(_wide(trusting, examples), torch.cat([_wide(trusting, [each]) for each in examples]))
 
 
 def test_teachers_of_other_vocabularies_are_not_mixed(tmp_path: Path) -> None:
@@ -428,4 +450,4 @@ def test_teachers_of_other_vocabularies_are_not_mixed(tmp_path: Path) -> None:
     label(tmp_path / "one", examples)
     label(tmp_path / "two", examples, codec=Codec.top(3, tiny.PADDED_VOCABULARY + 7))
     with pytest.raises(LabelError, match=r"one has 264 ids, .*two has 271 ids"):
-        MixedLabels((open_store(tmp_path / "one"), open_store(tmp_path / "two")), (0.5, 0.5))
+        MixedLabels((open_store(tmp_path / "one"), open_store(tmp_path / "two")), {MAIN_TASK: (0.5, 0.5)})

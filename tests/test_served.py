@@ -34,8 +34,11 @@ from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.models.served import Endpoint, Pace, ServedGenerator
 from instil.objectives.fused import Mix, SparseLabels, row_loss
+from instil.run.pipeline import Pipeline
+from instil.run.recipe_file import read_recipe
+from instil.run.teachers import rank_teachers
 from instil.train.live import dense_labels
-from project import project
+from project import models_folder, project
 from test_labels import MADE_FROM, make_examples, open_store
 
 HEAD = 8
@@ -332,6 +335,20 @@ def test_a_student_that_writes_for_a_served_teacher(llama: str, tmp_path: Path) 
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)["result"]
     assert result["soft"] > 0 and result["writing_share"] > 0
+
+
+def test_a_served_teacher_writes_the_lesson_and_is_ranked(llama: str, tmp_path: Path) -> None:
+    teacher = {"model": str(models_folder() / "qwen3"), "served": {"url": llama}}
+    folder = project(
+        tmp_path / "run", "qwen3", pairs=60, teacher={"teach": None, **teacher}, teachers=[teacher],
+        synthetic={"records": 3, "ask": "New:", "shots": 1}, limits={"source": 40, "target": 8},
+        labels={"temperatures": [1.0]}, distil={"temperature": 1.0},
+    )  # fmt: skip
+    pipeline = Pipeline(read_recipe(folder / "recipe.yaml"), folder)
+    made = [record for record in pipeline.lesson.splits["train"] if record.id.startswith("synthetic-")]
+    assert 0 < len(made) <= 3 and all(record.targets[0] for record in made)
+    (row,) = rank_teachers(pipeline.recipe, folder, items=2)
+    assert row["access"] == "API" and row["bits_per_character"] is None and row["outputs"] == "unknown"
 
 
 def test_a_recipe_that_a_server_cannot_serve_is_refused(tmp_path: Path) -> None:

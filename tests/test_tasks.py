@@ -127,5 +127,7 @@ def test_a_recipe_learns_both_and_is_examined_on_the_one_it_names(tmp_path: Path
     pipeline = Pipeline(read_recipe(folder / "recipe.yaml", ("evaluate.task=other",)), folder)
     outputs = (pipeline.evaluation.folder / "outputs" / "student.jsonl").read_text(encoding="utf8").splitlines()
     assert outputs and all(json.loads(line)["id"].startswith("other/") for line in outputs)
-    with pytest.raises(ConfigError, match="evaluate.task is 'third'; choose one of main, other"):
+    lead = (pipeline.evaluation.folder / "outputs" / "lead1.jsonl").read_text(encoding="utf8").splitlines()
+    assert not any(json.loads(line)["output"].startswith("other: ") for line in lead)
+    with pytest.raises(ConfigError, match=r"evaluate\.task is 'third'; choose one of main, other"):
         read_recipe(folder / "recipe.yaml", ("evaluate.task=third",))

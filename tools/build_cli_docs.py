@@ -25,6 +25,8 @@ COMMANDS = (
     "labels merge",
     "distil",
     "evaluate",
+    "methods",
+    "teachers",
     "run",
 )
 

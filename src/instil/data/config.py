@@ -139,8 +139,8 @@ class FurtherTask(Places):
 
 
 class Sampling(Config):
-    """How often each task's turn comes: in proportion to min(its records, `most`)^(1 / `temperature`) (Raffel et al.
-    2019, arXiv 1910.10683, section 3.5.2). At 1 each record comes once an epoch; higher temperatures even the tasks out."""
+    """How often each task has its turn: in proportion to min(its records, `most`)^(1 / `temperature`) (Raffel et al.
+    2019, arXiv 1910.10683, section 3.5.2). At 1 each record comes once an epoch; a higher one evens the tasks out."""
 
     temperature: float = Field(default=1.0, ge=1)
     most: PositiveInt | None = None

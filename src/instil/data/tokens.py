@@ -22,7 +22,8 @@ _TOGETHER = 512
 class Encoded:
     """One training example: what the model reads, and what it is to write (ending with the end token unless cut).
 
-    `prompt_ids` of an encoder-decoder model are its encoder's input. `target_ids` are never empty. `task`: the record's.
+    `prompt_ids` of an encoder-decoder model are its encoder's input. `target_ids` are never empty. `task` is the
+    record's.
     """
 
     id: str

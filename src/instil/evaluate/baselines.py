@@ -23,10 +23,11 @@ class _Weightless:
     name = "baseline"
     parameters = 0
     bytes = 0
+    prefix = ""
 
     def generate(self, sources: Sequence[str], *, max_new_tokens: int = 0, batch_size: int = 1) -> list[str]:
         """One output for each of `sources`. Baselines have no tokens and no batches: both limits are ignored."""
-        return [self.output(source) for source in sources]
+        return [self.output(source.removeprefix(self.prefix)) for source in sources]
 
     def output(self, source: str) -> str:
         """The output for one source."""
@@ -117,7 +118,10 @@ class NearestNeighbour(_Weightless):
         return int(np.argmax(score_R))
 
 
-def baselines_of(train: Sequence[Record]) -> dict[str, Generator]:
-    """All baselines by name: `lead1`, `first_words` and `nearest_neighbour`, the latter two fitted on `train`."""
-    systems: list[Generator] = [Lead1(), FirstWords.of_train(train), NearestNeighbour(train)]
+def baselines_of(train: Sequence[Record], prefix: str = "") -> dict[str, Generator]:
+    """All baselines by name: `lead1`, `first_words` and `nearest_neighbour`, the latter two fitted on `train`. They do
+    not see the `prefix` of the sources."""
+    systems: list[_Weightless] = [Lead1(), FirstWords.of_train(train), NearestNeighbour(train)]
+    for system in systems:
+        system.prefix = prefix
     return {system.name: system for system in systems}

@@ -26,7 +26,7 @@ def mean_log_probs(
             logits_CV.gather(1, target_C[:, None])[:, 0] - logits_CV.logsumexp(-1)
             for logits_CV, target_C in chunks(rows, target_N)
         ]
-        each = torch.cat(parts).cpu().double().split([len(examples[index].target_ids) for index in indices])
+        each = torch.split(torch.cat(parts).cpu().double(), [len(examples[index].target_ids) for index in indices])
         for index, log_probs in zip(indices, each, strict=True):
             found[index] = float(log_probs.mean())
         done += len(indices)

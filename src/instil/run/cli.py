@@ -21,6 +21,7 @@ from instil.run.check_cli import check
 from instil.run.compare_cli import compare
 from instil.run.judge_cli import judge_app
 from instil.run.labels_cli import labels_app
+from instil.run.methods_cli import methods, teachers
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
 from instil.run.serve_cli import serve, serve_key
@@ -37,6 +38,8 @@ app = typer.Typer(
 app.add_typer(judge_app, name="judge")
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
+app.command()(methods)
+app.command()(teachers)
 app.command()(compare)
 app.command("serve")(serve)
 app.command("serve-key")(serve_key)

@@ -1,6 +1,6 @@
 """The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
 
-data -> teach -> label -> student -> distil (with labels, and without) -> evaluate -> report
+data -> teach (-> synthesise) -> label -> student -> distil (with labels, and without) -> evaluate -> report
 
 Assistants, where there are any, stand behind teach: label -> student -> distil for each of them.
 """
@@ -28,6 +28,7 @@ from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_c
 from instil.run.stages.label import Labels, run_labels, write_part
 from instil.run.stages.made_models import MODEL_NAME
 from instil.run.stages.student import check_student, run_student
+from instil.run.stages.synthesise import run_synthesise
 from instil.run.stages.teach import Teacher, run_teach
 from instil.run.stages.tokens import check_tokenizers, needs_labels
 from instil.train.session import read_history
@@ -60,29 +61,34 @@ class Pipeline:
         return run_teach(self.shop, self.recipe, self.data)
 
     @cached_property
+    def lesson(self) -> Data:
+        """What the student is taught: the data, with what the teacher writes where the recipe wants that."""
+        return run_synthesise(self.shop, self.recipe, self.base, self.data, self.teacher)
+
+    @cached_property
     def instructor(self) -> Teacher:
         """Who teaches the student itself: the last of the recipe's assistants, or the teacher."""
-        return run_assistants(self.shop, self.recipe, self.data, self.teacher)
+        return run_assistants(self.shop, self.recipe, self.lesson, self.teacher)
 
     @cached_property
     def labels(self) -> Labels:
         """What the teacher knows about the train split."""
-        return run_labels(self.shop, self.recipe, self.data, self.instructor)
+        return run_labels(self.shop, self.recipe, self.lesson, self.instructor)
 
     def label_part(self, number: int, of: int) -> Artifact:
         """The labels of every `of`-th shard, from the `number`-th on."""
-        return write_part(self.shop, self.recipe, self.data, self.instructor, Part(number=number, of=of))
+        return write_part(self.shop, self.recipe, self.lesson, self.instructor, Part(number=number, of=of))
 
     @cached_property
     def untrained(self) -> Artifact:
         """The student before it learns."""
         labels = self.labels if needs_labels(self.recipe) else None
-        return run_student(self.shop, self.recipe, self.data, self.instructor, labels)
+        return run_student(self.shop, self.recipe, self.lesson, self.instructor, labels)
 
     @cached_property
     def student(self) -> Artifact:
         """The distilled student."""
-        return run_distil(self.shop, self.recipe, self.data, self.untrained, self.labels, self.instructor)
+        return run_distil(self.shop, self.recipe, self.lesson, self.untrained, self.labels, self.instructor)
 
     @cached_property
     def without_teacher(self) -> Artifact | None:
@@ -102,7 +108,9 @@ class Pipeline:
     @cached_property
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
-        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students)
+        asked = any(each.of == "student" for each in self.recipe.evaluate.prompted)
+        untrained = self.untrained if asked else None
+        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, untrained)
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""

@@ -18,6 +18,7 @@ from instil.run.sections.distil import DistilConfig
 from instil.run.sections.evaluate import EvaluateConfig
 from instil.run.sections.labels import LabelsConfig
 from instil.run.sections.student import StudentConfig
+from instil.run.sections.synthetic import SyntheticConfig
 from instil.run.sections.teacher import TeacherConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -31,7 +32,8 @@ class LimitsConfig(Config):
 
 
 class Recipe(Config):
-    """The whole recipe. Sections without which a stage cannot run are missed by that stage alone."""
+    """The whole recipe. Sections without which a stage cannot run are missed by that stage alone. `teachers`: those
+    that `instil teachers` ranks."""
 
     name: Name
     seed: int = 42
@@ -41,6 +43,8 @@ class Recipe(Config):
     prompt: Prompt = Prompt()
     limits: LimitsConfig = LimitsConfig()
     teacher: TeacherConfig
+    teachers: tuple[TeacherConfig, ...] = ()
+    synthetic: SyntheticConfig | None = None
     labels: LabelsConfig = LabelsConfig()
     assistants: tuple[AssistantConfig, ...] = ()
     student: StudentConfig | None = None
@@ -57,6 +61,21 @@ class Recipe(Config):
     def _student_to_distil(self) -> Self:
         if self.distil and not self.student:
             raise ValueError("distil has nobody to train; add a student section, for example student: {layers: 12}")
+        return self
+
+    @model_validator(mode="after")
+    def _weighed_tasks_exist(self) -> Self:
+        named = (task for other in self.labels.others if isinstance(other.weight, dict) for task in other.weight)
+        if unknown := next((task for task in named if task not in self.data.tasks), None):
+            raise ValueError(
+                f"labels.others has a weight for task {unknown!r}; the tasks are {', '.join(self.data.tasks)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _asked_student_exists(self) -> Self:
+        if self.student is None and any(each.of == "student" for each in self.evaluate.prompted):
+            raise ValueError("evaluate.prompted asks the student, and there is none; add a student section")
         return self
 
     @model_validator(mode="after")
@@ -87,6 +106,8 @@ class Recipe(Config):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
             )
+        if self.teacher.served and self.synthetic and self.synthetic.max_perplexity:
+            raise ValueError("synthetic.max_perplexity is for a teacher in memory; leave it out")
         if self.teacher.served and labels.keep and labels.keep.by == "score":
             raise ValueError("labels.keep.by: score is for a teacher in memory; of a served one keep by rouge")
         if self.teacher.served and labels.beams > 1:

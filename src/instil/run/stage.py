@@ -26,7 +26,17 @@ from instil.core.manifest import MANIFEST_NAME, Manifest, read_manifest
 from instil.core.processes import is_first, together
 from instil.core.publish import sweep, write_text
 
-CODE_VERSIONS = {"data": 1, "teach": 1, "label": 2, "student": 2, "distil": 2, "evaluate": 2, "compare": 1}
+CODE_VERSIONS = {
+    "data": 1,
+    "teach": 1,
+    "label": 2,
+    "student": 2,
+    "distil": 2,
+    "evaluate": 2,
+    "compare": 1,
+    "synthesise": 1,
+    "candidate": 1,
+}
 """Raised when a change of the code changes a stage's results, so that old ones are not reused."""
 
 TRAINING = frozenset({"teach", "distil"})

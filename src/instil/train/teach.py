@@ -1,4 +1,4 @@
-"""Teaching: fine-tuning the teacher on gold targets, whole, in its last layers, or through a LoRA adapter."""
+"""Teaching: fine-tuning the teacher on gold targets, whole, in its last layers, or through an adapter."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from transformers.pytorch_utils import Conv1D
 from instil.core.errors import ConfigError
 from instil.models.layers import stack_of
 from instil.train.adaptation import Adaptation
+from instil.train.quantised import dequantised, in_four_bits
 
 
 def adapt(model: nn.Module, how: Adaptation, *, seed: int) -> nn.Module:
-    """`model` with the weights that `how` names trainable and all others frozen; for LoRA, wrapped by peft, its random
-    weights drawn from `seed`."""
+    """`model` with the weights that `how` names trainable and all others frozen; for an adapter, wrapped by peft, its
+    random weights drawn from `seed`."""
     if how.kind == "full":
         return model
     stack = stack_of(model).layers
     count = len(stack)
-    layers = how.layers if how.layers is not None else (count if how.kind == "lora" else None)
+    layers = how.layers if how.layers is not None else (count if how.by_adapter else None)
     if layers is None or layers > count:
         raise ConfigError(f"adapt.layers is {how.layers} but the model has {count} layers; give 1 to {count}")
-    if how.kind == "lora":
+    if how.by_adapter:
         torch.manual_seed(seed)
         return _with_lora(model, how, count, layers)
     for parameter in model.parameters():
@@ -44,7 +45,10 @@ def _linear_layers(model: nn.Module, first: int) -> list[str]:
 
 
 def _with_lora(model: nn.Module, how: Adaptation, count: int, layers: int) -> PeftModel:
+    if how.kind == "qlora":
+        model = in_four_bits(model, _linear_layers(model, 0))
     config = LoraConfig(
+        use_dora=how.kind == "dora",
         r=how.rank,
         lora_alpha=int(how.alpha or 2 * how.rank),
         lora_dropout=how.dropout,
@@ -55,5 +59,9 @@ def _with_lora(model: nn.Module, how: Adaptation, count: int, layers: int) -> Pe
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """`model` as a plain transformers model: a LoRA adapter is added into the weights it adapts."""
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    """`model` as a plain transformers model: an adapter is added into the weights it adapts."""
+    if not isinstance(model, PeftModel):
+        return model
+    if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
+        return dequantised(model)
+    return model.merge_and_unload()

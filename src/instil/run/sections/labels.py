@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from instil.core.config import Config
+from instil.data.records import MAIN_TASK
 from instil.labels.config import Detail
+
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class OtherLabelsConfig(Config):
-    """Labels of a further teacher for the same prompts and targets: its store, and its share of the mixture."""
+    """Labels of a further teacher for the same prompts and targets: its store, and its share of the mixture; or its
+    share in each task that it is to teach."""
 
     store: str
-    weight: float = Field(gt=0, lt=1)
+    weight: Share | dict[str, Share]
+
+    def share_of(self, task: str) -> float:
+        """Its share of the mixture for that task's records."""
+        return self.weight.get(task, 0.0) if isinstance(self.weight, dict) else self.weight
 
 
 class KeepConfig(Config):
-    """Which of the texts that a teacher wrote become targets, by `score`: the teacher's own mean log-probability a token,
-    in nats; or `rouge`: ROUGE-L with the gold target, in percent. Those below `least` go; of each source's candidates
-    the `best` so many stay, and of all that are left the best `share`."""
+    """Which of the texts that a teacher wrote become targets, by `score`, its own mean log-probability a token in nats,
+    or by `rouge`, ROUGE-L with the gold target in percent. Those below `least` go; of each source's candidates the
+    `best` so many stay, and of all that are left the best `share`."""
 
     by: Literal["score", "rouge"]
     least: float | None = None
@@ -43,11 +51,11 @@ class LabelsConfig(Config):
     of that, the so many most probable ids and the mass of the rest. `targets`: rows of the gold targets, or of the
     teacher's own outputs by search over `beams` (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947).
     With `sample`, `candidates` outputs a source are drawn at that temperature instead; of a search, the best ones.
-    `completions`: a file of outputs for targets, of a teacher that is far away (labels/completions.py). `keep`: which
-    of such targets stay. With
-    `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME` for one that instil
-    ships. `others`: stores of further teachers, mixed in. A served teacher tells its first `head` ids, 20 when not
-    given."""
+    `completions`: a file of outputs for targets, of a teacher far away (labels/completions.py). `keep`: which of such
+    targets stay. With `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME`
+    for one that instil ships. `others`: stores of further teachers, mixed in; with `trust: by-loss`, more of those that
+    know an example's target better (labels/mixed.py). A served teacher tells its first `head` ids, 20 when not given.
+    """
 
     detail: Detail = "default"
     head: PositiveInt | None = None
@@ -62,10 +70,19 @@ class LabelsConfig(Config):
     batch_tokens: PositiveInt = 4096
     store: str | None = None
     others: tuple[OtherLabelsConfig, ...] = ()
+    trust: Literal["fixed", "by-loss"] = "fixed"
+
+    def _taken(self, task: str) -> float:
+        return sum(other.share_of(task) for other in self.others)
+
+    def shares(self, task: str) -> tuple[float, ...]:
+        """What the recipe's own teacher and each of the others has of that task's mixture."""
+        return (1 - self._taken(task), *(other.share_of(task) for other in self.others))
 
     @model_validator(mode="after")
     def _weights_leave_something(self) -> Self:
-        if (taken := sum(other.weight for other in self.others)) >= 1:
+        tasks = {task for other in self.others if isinstance(other.weight, dict) for task in other.weight}
+        if (taken := max(map(self._taken, tasks or {MAIN_TASK}))) >= 1:
             raise ValueError(
                 f"the weights of others add up to {taken:g}, so nothing is left for the teacher; lower them"
             )

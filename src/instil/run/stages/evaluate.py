@@ -18,6 +18,7 @@ from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.made_models import load_made
+from instil.run.stages.prompted import prompted_systems
 from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import Teacher, generator_of
 
@@ -27,14 +28,18 @@ OUTPUTS_NAME = "outputs"
 
 
 def run_evaluate(
-    shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact]
-) -> Artifact:
-    """The artifact with `comparison.json` and each system's outputs. `students` maps names to trained students."""
+    shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact],
+    untrained: Artifact | None = None,
+) -> Artifact:  # fmt: skip
+    """The artifact with `comparison.json` and each system's outputs. `students` maps names to trained students;
+    `untrained`: the student before it learns, where the recipe asks for its answers."""
     inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
     inputs |= {name: artifact.fingerprint for name, artifact in students.items()}
+    if untrained is not None:
+        inputs["untrained"] = untrained.fingerprint
     return shop.stage(
         "evaluate",
-        lambda folder: _evaluate(recipe, data, teacher, students, folder),
+        lambda folder: _evaluate(recipe, data, teacher, students, untrained, folder),
         inputs=inputs,
         config={
             "evaluate": recipe.evaluate.model_dump(mode="json"),
@@ -54,21 +59,26 @@ def read_comparison(artifact: Artifact) -> Comparison:
 
 
 def _evaluate(
-    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path
-) -> Mapping[str, Any]:
-    return examine(recipe, data, teacher, students, folder).summary()
+    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], untrained: Artifact | None,
+    folder: Path,
+) -> Mapping[str, Any]:  # fmt: skip
+    return examine(recipe, data, teacher, students, folder, untrained).summary()
 
 
-def examine(recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path) -> Comparison:
-    """The comparison of `teacher`, `students` and the baselines, with its files in `folder`; outputs that stand there
-    already are not generated again."""
+def examine(
+    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path,
+    untrained: Artifact | None = None,
+) -> Comparison:  # fmt: skip
+    """The comparison of `teacher`, `students`, systems that are only asked and the baselines, with its files in
+    `folder`; outputs that stand there already are not generated again."""
     section = recipe.evaluate
     train, held_out = (records_of(data.splits[name], section.task) for name in ("train", section.split))
     records = held_out[: section.items]
     systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
-    systems |= baselines_of(train)
+    systems |= prompted_systems(recipe, train, untrained)
+    systems |= baselines_of(train, recipe.data.tasks[section.task].prefix)
     examined = (1 + len(students)) * min(section.fidelity_items, len(records))
     steps = total_steps(len(systems), len(records), section.latency_items, examined)
     with console.progress("evaluate", steps, "outputs") as advance:

@@ -86,8 +86,9 @@ def _mixed(recipe: Recipe, own: LabelStore) -> tuple[LabelStore | MixedLabels, s
         folder = folder / STORE_NAME if (folder / STORE_NAME).is_dir() else folder
         # Another teacher is what it is for; prompts and targets are compared record by record.
         stores.append(LabelStore(folder, expect={}, temperature=own.temperature, drawn=own.drawn))
-    weights = [1 - sum(other.weight for other in others), *(other.weight for other in others)]
-    return MixedLabels(stores, weights), fingerprint([store.manifest for store in stores], weights)
+    weights = {task: recipe.labels.shares(task) for task in recipe.data.tasks}
+    mixed = MixedLabels(stores, weights, by_loss=recipe.labels.trust == "by-loss")
+    return mixed, fingerprint([store.manifest for store in stores], weights, recipe.labels.trust)
 
 
 def _wants_rows(recipe: Recipe) -> bool:
@@ -98,7 +99,7 @@ def _wants_rows(recipe: Recipe) -> bool:
 def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, part: Part | None) -> Artifact:
     """The finished store of the recipe's labels; of `part` of them, where several machines label together."""
     made_from = _made_from(recipe, teacher)
-    config = recipe.labels.model_dump(mode="json", exclude={"store", "batch_tokens", "completions", "others"})
+    config = recipe.labels.model_dump(mode="json", exclude={"store", "batch_tokens", "completions", "others", "trust"})
     if recipe.labels.keep is None:
         del config["keep"]
     if recipe.labels.completions is not None:

@@ -13,6 +13,7 @@ import instil
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.core.fingerprint import fingerprint
+from instil.data.prompts import Prompt
 from instil.data.records import Record
 from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter, load_adapter
@@ -125,16 +126,18 @@ def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel
     return Teacher(mark, load, UNKNOWN_LICENCE, model, endpoint=endpoint, reader=reader)
 
 
-def generator_of(recipe: Recipe, teacher: Teacher, *, beams: int) -> TransformersGenerator | ServedGenerator:
-    """What writes the teacher's texts."""
+def generator_of(
+    recipe: Recipe, teacher: Teacher, *, beams: int, prompt: Prompt | None = None, max_source_tokens: int | None = None
+) -> TransformersGenerator | ServedGenerator:
+    """What writes the teacher's texts, behind another `prompt` or from longer sources than the recipe's if given."""
+    prompt, most = prompt or recipe.prompt, max_source_tokens or recipe.limits.source
     if teacher.endpoint and teacher.reader:
         return ServedGenerator(
-            teacher.endpoint, teacher.reader.tokenizer, recipe.prompt, name="teacher",
-            max_source_tokens=recipe.limits.source,
+            teacher.endpoint, teacher.reader.tokenizer, prompt, name="teacher", max_source_tokens=most,
         )  # fmt: skip
     return TransformersGenerator(
-        to_accelerator(teacher.loaded.model), teacher.loaded.tokenizer, recipe.prompt, name="teacher",
-        max_source_tokens=recipe.limits.source, num_beams=beams,
+        to_accelerator(teacher.loaded.model), teacher.loaded.tokenizer, prompt, name="teacher", max_source_tokens=most,
+        num_beams=beams,
     )  # fmt: skip
 
 
@@ -156,10 +159,10 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
         config=config,
     )
     discard(artifact.folder)
-    lora = teach.adapt.kind == "lora"
+    base_too = teach.adapt.by_adapter
     return Teacher(
-        artifact.fingerprint, lambda: load_made(artifact, base.load() if lora else None), base.licence,
-        base.ref if lora else str(artifact.folder / MODEL_NAME), artifact,
+        artifact.fingerprint, lambda: load_made(artifact, base.load() if base_too else None), base.licence,
+        base.ref if base_too else str(artifact.folder / MODEL_NAME), artifact,
     )  # fmt: skip
 
 
@@ -183,7 +186,7 @@ def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder
     result["cut"] = str(cut)
     if drop:
         result["layer_drop"] = list(drop.kept)
-    if teach.adapt.kind == "lora":
+    if teach.adapt.by_adapter:
         return result | keep_adapter(model.half(), recipe.teacher.model, folder)
     return result | keep_model(model, loaded.tokenizer, folder)
 
