@@ -51,6 +51,7 @@ def evaluate_systems(
     fidelity_items: int = 0,
     metrics: Sequence[MetricName] = DEFAULT_METRICS,
     answer: str | None = None,
+    embedder: str | None = None,
     advance: Advance | None = None,
     outputs_folder: Path | None = None,
     tokenizer: Tokenizer | Literal["auto"] = "auto",
@@ -63,16 +64,16 @@ def evaluate_systems(
     trained without the teacher). `student`: whose numbers stand on top; if not given, the system called `student`.
     `latency_items`: sources that are timed, all systems in turns, so they must be in memory together; 0 measures
     neither latency nor memory. `fidelity_items`: records whose targets every model in memory reads, for its loss,
-    calibration and nearness to the teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`:
-    the pattern that accuracy goes by. `outputs_folder` keeps `NAME.jsonl` after every few batches, and what is there
-    already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`; `auto` goes by
-    the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not there, `ModelError`
-    for a system that breaks the `Generator` protocol.
+    calibration and nearness to the teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`,
+    `embedder`: the pattern and the model that some go by. `outputs_folder` keeps `NAME.jsonl` after every few batches,
+    and what is there already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`;
+    `auto` goes by the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not
+    there, `ModelError` for a system that breaks the `Generator` protocol.
     """
     student = student or ("student" if "student" in systems else None)
     _check(systems, records, {"teacher": teacher, "against": against, "student": student})
     rouge = _rouge_for(records, tokenizer)
-    chosen = choose(metrics, Setting(records, rouge, answer))
+    chosen = choose(metrics, Setting(records, rouge, answer, embedder))
     steps = _Steps(advance)
     columns: dict[str, list[ScoredOutput]] = {}
     limits: dict[str, int] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}

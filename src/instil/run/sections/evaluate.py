@@ -17,6 +17,7 @@ class EvaluateConfig(Config):
 
     `metrics`: what the outputs are judged by, beside ROUGE-1, -2 and -L, which always are (docs/metrics.md).
     `answer`: the pattern whose last match in a text, or that match's first group, is its answer, for `accuracy`.
+    `embedder`: the folder of a model on this machine that `embedding_similarity` reads texts with.
     `fidelity_items`: examples whose targets teacher and students read, for their loss, calibration and how near they
     are to each other; 0 for none.
     """
@@ -29,6 +30,7 @@ class EvaluateConfig(Config):
     latency_items: PositiveInt = 30
     metrics: tuple[MetricName, ...] = DEFAULT_METRICS
     answer: str | None = None
+    embedder: str | None = None
     fidelity_items: NonNegativeInt = 50
 
     @field_validator("answer")
@@ -41,10 +43,12 @@ class EvaluateConfig(Config):
         return answer
 
     @model_validator(mode="after")
-    def _answers_are_found(self) -> Self:
+    def _what_metrics_need(self) -> Self:
         if "accuracy" in self.metrics and self.answer is None:
             raise ValueError(
                 "accuracy needs a pattern that finds the answer in a text; set answer, for example"
                 r" answer: 'answer is (\S+)', or measure exact_match"
             )
+        if "embedding_similarity" in self.metrics and self.embedder is None:
+            raise ValueError("embedding_similarity needs a model; set embedder to the folder of one")
         return self

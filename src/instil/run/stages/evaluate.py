@@ -68,8 +68,8 @@ def _evaluate(
             systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
             against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,
             student=STUDENT if STUDENT in systems else None, latency_items=section.latency_items,
-            fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer, advance=advance,
-            outputs_folder=folder / OUTPUTS_NAME,
+            fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer,
+            embedder=section.embedder, advance=advance, outputs_folder=folder / OUTPUTS_NAME,
         )  # fmt: skip
     publish.write_text(folder / COMPARISON_NAME, comparison.model_dump_json(indent=2) + "\n")
     return comparison.summary()
