@@ -65,7 +65,7 @@ def _metric(name: str, better: Better, rule: str, statistics: Callable[[ScoredOu
 def _copied(output: ScoredOutput) -> tuple[float, float]:
     known = set(ngrams(unicode_words(output.source), RUN))
     words = unicode_words(output.output)
-    inside = set()
+    inside: set[int] = set()
     for start, gram in enumerate(ngrams(words, RUN)):
         if gram in known:
             inside.update(range(start, start + RUN))
