@@ -146,7 +146,7 @@ def test_intervals_cover_the_truth_in_95_of_100_of_1000_sets() -> None:
 
 
 def test_false_alarms_are_at_most_55_in_1000_even_among_three_systems() -> None:
-    """No system is better than the one all are held against: alone, each test is wrong 5 times in 100; corrected, any of
+    """No system is better than the one all are held against: alone, a test is wrong 5 times in 100; corrected, any of
     the three together."""
     generator = np.random.default_rng(12)
     alone = together = 0

@@ -14,6 +14,7 @@ from instil.evaluate import latency, significance
 from instil.evaluate.config import DEFAULT_METRICS, MetricName
 from instil.evaluate.costs import Cost, measure_costs
 from instil.evaluate.examples import Columns, Examples, select_examples
+from instil.evaluate.given import GivenOutputs
 from instil.evaluate.metric import Counted, Score
 from instil.evaluate.metrics.choose import Setting, choose
 from instil.evaluate.outputs import ScoredOutput, produce_outputs
@@ -86,7 +87,8 @@ def evaluate_systems(
     read, remarks = _examine(systems, records, fidelity_items, teacher, max_new_tokens, seed, steps)
     for name, found in score_systems(read, against=against, seed=seed, resamples=resamples).items():
         scores[name] |= found
-    costs = measure_costs(systems, sources, items=latency_items, seed=seed, done=steps.part("latency"), **limits)
+    timed = {name: system for name, system in systems.items() if not isinstance(system, GivenOutputs)}
+    costs = measure_costs(timed, sources, items=latency_items, seed=seed, done=steps.part("latency"), **limits)
     signature = rouge.signature("rougeL", (len(record.targets) for record in records))
     view = _View(columns, scores, costs, signature, teacher, against, seed, resamples)
     results = tuple(view.result(name, system) for name, system in systems.items())
@@ -180,12 +182,13 @@ class _View:
             n=len(outputs),
             parameters=system.parameters,
             bytes=system.bytes,
+            elsewhere=getattr(system, "elsewhere", False),
             signature=self.signature,
             metrics=dict(self.scores[name]),
             rougeL_histogram=tuple(histogram.tolist()),
             output_words=sum(len(output.output.split()) for output in outputs) / len(outputs),
             empty_outputs=sum(not output.output.strip() for output in outputs),
-            throughput=len(outputs) / seconds if seconds > 0 else None,
+            throughput=len(outputs) / seconds if seconds > 0 and not isinstance(system, GivenOutputs) else None,
             **quality,
             **self._cost(name),
             **self._against_teacher(name),
@@ -213,7 +216,7 @@ class _View:
             return {}
         ours, theirs = self._rouge_l(name), self._rouge_l(self.teacher)
         found: dict[str, Any] = {"retention": significance.ratio_interval(ours, theirs, **self._drawing)}
-        if name in self.costs:
+        if name in self.costs and self.teacher in self.costs:
             slow, fast = self.costs[self.teacher].milliseconds, self.costs[name].milliseconds
             found["speedup"] = latency.speedup(slow, fast, seed=self.seed)
         return found

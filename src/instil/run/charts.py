@@ -103,7 +103,7 @@ def latency_against_quality(comparison: Comparison, *, key: str) -> Markup | Non
     timed = [one for one in comparison.systems if one.latency is not None and one.parameters]
     if not timed:
         return None
-    level = [one for one in comparison.systems if not one.parameters]
+    level = [one for one in comparison.systems if one.is_baseline]
     x = axes.across((one.latency.p50.high for one in timed if one.latency), low=0)
     ends = [end for one in timed for end in (one.rougeL.low, one.rougeL.high)]
     y = axes.upwards(ends + [one.rougeL.value for one in level])

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator, model_validator
 
 from instil.core.config import Config
 from instil.evaluate.config import DEFAULT_METRICS, MetricName
+from instil.models.config import ServedConfig
+
+SystemName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)]
+_TAKEN = frozenset(("teacher", "student", "student_without_teacher", "lead1", "first_words", "nearest_neighbour"))
+
+
+class SystemConfig(Config):
+    """A further system: a file of its `outputs` (JSONL with ids, or a line for each record), a server's `endpoint`, or
+    a `model`: a folder or a hub id."""
+
+    outputs: str | None = None
+    endpoint: ServedConfig | None = None
+    model: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum(kind is not None for kind in (self.outputs, self.endpoint, self.model)) != 1:
+            raise ValueError("a system is one of outputs, endpoint and model; set one of them")
+        return self
 
 
 class EvaluateConfig(Config):
@@ -19,7 +39,7 @@ class EvaluateConfig(Config):
     `answer`: the pattern whose last match in a text, or that match's first group, is its answer, for `accuracy`.
     `embedder`: the folder of a model on this machine that `embedding_similarity` reads texts with.
     `fidelity_items`: examples whose targets teacher and students read, for their loss, calibration and how near they
-    are to each other; 0 for none.
+    are to each other; 0 for none. `systems`: what else is held beside teacher and students, by name.
     """
 
     split: Literal["validation", "test"] = "test"
@@ -32,6 +52,14 @@ class EvaluateConfig(Config):
     answer: str | None = None
     embedder: str | None = None
     fidelity_items: NonNegativeInt = 50
+    systems: dict[SystemName, SystemConfig] = Field(default_factory=dict)
+
+    @field_validator("systems")
+    @classmethod
+    def _names_are_free(cls, systems: dict[str, SystemConfig]) -> dict[str, SystemConfig]:
+        if taken := sorted(_TAKEN & systems.keys()):
+            raise ValueError(f"{taken[0]} is the name of a system that is always there; choose another")
+        return systems
 
     @field_validator("answer")
     @classmethod

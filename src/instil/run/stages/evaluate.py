@@ -17,6 +17,7 @@ from instil.models.loading import LoadedModel, to_accelerator
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
+from instil.run.stages.further import further_inputs, further_systems
 from instil.run.stages.made_models import load_made
 from instil.run.stages.teach import Teacher, generator_of
 
@@ -31,6 +32,7 @@ def run_evaluate(
     """The artifact with `comparison.json` and each system's outputs. `students` maps names to trained students."""
     inputs = {"teacher": teacher.fingerprint, "data": data.fingerprint}
     inputs |= {name: artifact.fingerprint for name, artifact in students.items()}
+    inputs |= further_inputs(recipe)
     return shop.stage(
         "evaluate",
         lambda folder: _evaluate(recipe, data, teacher, students, folder),
@@ -60,8 +62,10 @@ def _evaluate(
     systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
+    systems |= further_systems(recipe, records)
     systems |= baselines_of(data.splits["train"])
-    examined = (1 + len(students)) * min(section.fidelity_items, len(records))
+    models = sum(isinstance(system, TransformersGenerator) for system in systems.values())
+    examined = models * min(section.fidelity_items, len(records))
     steps = total_steps(len(systems), len(records), section.latency_items, examined)
     with console.progress("evaluate", steps, "outputs") as advance:
         comparison = evaluate_systems(
