@@ -172,11 +172,20 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME=URL", help="A further system: an OpenAI-compatible server. Repeatable."),
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Compare nothing; tell what each system does with odd sources.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare teacher, students, trivial baselines and what else is named on held-out data."""
     further = [*_systems("--outputs", outputs, "outputs"), *_systems("--endpoint", endpoint, "endpoint.url")]
-    _show(_pipeline(recipe, [*(overrides or ()), *further]), as_json, f"instil run {recipe}")
+    pipeline = _pipeline(recipe, [*(overrides or ()), *further])
+    if probe:
+        from instil.run.probe_table import show_probe
+
+        show_probe(pipeline.probe(), as_json, f"instil evaluate {recipe}")
+    else:
+        _show(pipeline, as_json, f"instil run {recipe}")
 
 
 def _systems(option: str, given: list[str] | None, key: str) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instil.core import console, publish
 from instil.core.errors import StorageError
 from instil.core.protocol import Generator
+from instil.data.records import Record
 from instil.evaluate.baselines import baselines_of
 from instil.evaluate.compare import evaluate_systems, total_steps
 from instil.evaluate.results import Comparison
@@ -54,16 +55,23 @@ def read_comparison(artifact: Artifact) -> Comparison:
         raise StorageError(f"{path}: damaged; delete {artifact.folder} and run the same command again") from error
 
 
+def systems_of(
+    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact]
+) -> tuple[dict[str, Generator], Sequence[Record]]:
+    """All that is held against each other, by name, and the records that it is held on."""
+    section = recipe.evaluate
+    records = data.splits[section.split][: section.items]
+    systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=section.beams)}
+    for name, artifact in students.items():
+        systems[name] = _generator(recipe, load_made(artifact), name)
+    return systems | further_systems(recipe, records) | baselines_of(data.splits["train"]), records
+
+
 def _evaluate(
     recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path
 ) -> Mapping[str, Any]:
     section = recipe.evaluate
-    records = data.splits[section.split][: section.items]
-    systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
-    for name, artifact in students.items():
-        systems[name] = _generator(recipe, load_made(artifact), name)
-    systems |= further_systems(recipe, records)
-    systems |= baselines_of(data.splits["train"])
+    systems, records = systems_of(recipe, data, teacher, students)
     models = sum(isinstance(system, TransformersGenerator) for system in systems.values())
     examined = models * min(section.fidelity_items, len(records))
     steps = total_steps(len(systems), len(records), section.latency_items, examined)
