@@ -173,9 +173,42 @@ def distil(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
 
 
 @app.command()
-def evaluate(recipe: RecipePath, overrides: Overrides = None, md: AsMarkdown = False, as_json: AsJson = False) -> None:
-    """Compare teacher, students and trivial baselines on held-out data."""
-    _show(_pipeline(recipe, overrides), md, as_json, f"instil run {recipe}")
+def evaluate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A further system: its outputs, as JSONL or a line each. Repeatable."),
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=URL", help="A further system: an OpenAI-compatible server. Repeatable."),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Compare nothing; tell what each system does with odd sources.")
+    ] = False,
+    md: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare teacher, students, trivial baselines and what else is named on held-out data."""
+    further = [*_systems("--outputs", outputs, "outputs"), *_systems("--endpoint", endpoint, "endpoint.url")]
+    pipeline = _pipeline(recipe, [*(overrides or ()), *further])
+    if probe:
+        from instil.run.probe_table import show_probe
+
+        show_probe(pipeline.probe(), as_json, f"instil evaluate {recipe}")
+    else:
+        _show(pipeline, md, as_json, f"instil run {recipe}")
+
+
+def _systems(option: str, given: list[str] | None, key: str) -> list[str]:
+    """What was given for `option` as changes of the recipe."""
+    for text in given or ():
+        if not re.fullmatch(r"[\w-]+=.+", text):
+            raise typer.BadParameter(f"{text!r} has no name; write NAME={text}", param_hint=option)
+    return [
+        f"evaluate.systems.{name}.{key}={value}" for name, _, value in (text.partition("=") for text in given or ())
+    ]
 
 
 @app.command()

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from instil.core import publish, units
+from instil.core import console, publish, units
 from instil.core.processes import is_first
+from instil.evaluate.probe import PROBES, Probed, probe_systems
 from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
 from instil.models.folders import CARD_NAME
@@ -24,7 +25,7 @@ from instil.run.stage import Artifact, Workshop
 from instil.run.stages.assistants import legs_of, run_assistants
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
-from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
+from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate, systems_of
 from instil.run.stages.label import Labels, run_labels, write_part
 from instil.run.stages.made_models import MODEL_NAME
 from instil.run.stages.student import check_student, run_student
@@ -34,6 +35,7 @@ from instil.run.stages.tokens import check_tokenizers, needs_labels
 from instil.train.session import read_history
 
 SUMMARY_NAME = "summary.json"
+PROBE_NAME = "probe.json"
 
 
 class Pipeline:
@@ -108,9 +110,21 @@ class Pipeline:
     @cached_property
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
-        asked = any(each.of == "student" for each in self.recipe.evaluate.prompted)
-        untrained = self.untrained if asked else None
-        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, untrained)
+        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, self._asked)
+
+    @property
+    def _asked(self) -> Artifact | None:
+        """The student before it learns, where the comparison wants its answers too."""
+        return self.untrained if any(each.of == "student" for each in self.recipe.evaluate.prompted) else None
+
+    def probe(self) -> list[Probed]:
+        """What each system does with odd sources; also written to `probe.json`."""
+        systems, _ = systems_of(self.recipe, self.data, self.teacher, self.students, self._asked)
+        with console.progress("probe", len(systems) * len(PROBES), "answers") as advance:
+            found = probe_systems(systems, max_new_tokens=self.recipe.evaluate.max_new_tokens, done=advance)
+        rows = [one.model_dump() for one in found]
+        publish.write_text(self.root / PROBE_NAME, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        return found
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""
