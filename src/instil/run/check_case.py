@@ -20,10 +20,10 @@ from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter
 from instil.models.family import family_of
 from instil.models.loading import LoadedModel, Reader, load_model, load_reader
-from instil.models.preflight import hub
+from instil.models.preflight import context, hub, require_finite
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import SparseLabels
-from instil.run.check_step import Step, Untrained, rows_of, take_step
+from instil.run.check_step import Step, Untrained, logits_of, take_step
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig
 from instil.run.stages.label import Labels, open_labels
@@ -34,8 +34,8 @@ from instil.train.preflight import live_labels
 T = TypeVar("T")
 ENCODED = 512
 """Training records that are turned into tokens."""
-CANARIES = 8
-"""Records of the one batch that goes through both models."""
+CANARIES, STEP = 8, 4
+"""Records of the one batch that goes through both models, and of the part of it that is learned from."""
 _CALIBRATION = 8
 
 
@@ -96,7 +96,7 @@ class Case:
         return self._encode(self.split("train")[:ENCODED], self.teacher_reader) or ([], Truncation())
 
     def _encode(self, records: Sequence[Record], reader: Reader | None) -> tuple[list[Encoded], Truncation] | None:
-        if reader is None or not records:
+        if reader is None or not records or reader.tokenizer.eos_token_id is None:
             return None
         limits = Limits(source=self.recipe.limits.source, target=self.recipe.limits.target)
         return self.part(
@@ -107,6 +107,21 @@ class Case:
         """`records` as `reader` reads them, the teacher unless it is given."""
         found = self._encode(records, reader or self.teacher_reader)
         return found[0] if found else []
+
+    @cached_property
+    def context(self) -> list[Problem]:
+        """Whether the examples fit into both models; no model is asked anything where they do not."""
+        recipe, (examples, _) = self.recipe, self.encoded
+        longest = max((len(example.target_ids) for example in examples), default=0)
+        by_teacher = recipe.limits.target if recipe.labels.targets == "teacher" else 0
+        written = max(recipe.evaluate.max_new_tokens, by_teacher)
+        readers = {"teacher": self.teacher_reader, "student": self.student_reader}
+        return [
+            problem
+            for role, reader in readers.items()
+            if reader is not None
+            for problem in context(role, reader, examples, target=longest, written=written)
+        ]
 
     @cached_property
     def _teacher(self) -> Teacher | None:
@@ -172,39 +187,42 @@ class Case:
                 "choice": "even" if section.choice == "greedy" else section.choice,
             }
         )  # fmt: skip
-        model, told = cut_student(recipe, quickly, self.split("train"), self.teacher)
+        measured = section.width or quickly.choice == "block-influence"
+        model, told = cut_student(recipe, quickly, self.split("train") if measured else (), self.teacher)
         return Untrained(model.eval(), self.teacher.tokenizer, told["depth"].get("decoder", {}).get("kept"))
 
     @cached_property
     def step(self) -> Step | None:
         """The canaries through the student as training takes them; None where there is no student at hand."""
         section, student = self.recipe.distil, self.student
-        if section is None or student is None or not self.canaries:
+        if section is None or student is None or not self.canaries or self.context:
             return None
-        labels, least = self._canary_labels(section)
+        labels, least = self._canary_labels(section, self.canaries[:STEP])
         teacher = self.teacher.model if self.teacher and section.features and labels else None
         return self.part(
-            "objective", lambda: take_step(section, student, self.student_canaries, labels, least, teacher)
+            "objective", lambda: take_step(section, student, self.student_canaries[:STEP], labels, least, teacher)
         )
 
-    def _canary_labels(self, section: DistilConfig) -> tuple[dict[float, SparseLabels], float | None]:
-        """Labels of the canaries' rows, stored ones or straight from the teacher, and what a probability of 0 is less
-        than. None of a teacher that is yet to be taught, nor for a student of other tokens."""
+    def _canary_labels(
+        self, section: DistilConfig, examples: Sequence[Encoded]
+    ) -> tuple[dict[float, SparseLabels], float | None]:
+        """Labels of the rows of `examples`, stored ones or straight from the teacher, and what a probability of 0 is
+        less than. None of a teacher that is yet to be taught, nor for a student of other tokens."""
         own, theirs = self.student_reader, self.teacher_reader
         apart = own and theirs and own.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
         if apart or not section.learns_from_labels or self.recipe.teacher.teach:
             return {}, None
         at = section.temperature.at(0.0)
         if self.labels and self.labels.store:
-            ids_NK, probs_NK = self.labels.store.read(self.canaries, at)
+            ids_NK, probs_NK = self.labels.store.read(examples, at)
             return {at: SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK)}, self.labels.least
         if self.teacher is None:
             return {}, None
-        _, rows = rows_of(self.teacher.model, self.canaries)
-        return {at: live_labels(rows.head.logits(rows.hidden_ND).cpu(), at)}, TINY
+        return {at: live_labels(logits_of(self.teacher.model, examples), at)}, TINY
 
 
 def _usable(loaded: LoadedModel) -> LoadedModel:
-    """`loaded`, which has a family: it gives rows. Raises `ModelError` for one that does not."""
+    """`loaded`, which gives rows of numbers. Raises `ModelError` for one that does not."""
+    require_finite(loaded.model, loaded.ref)
     family_of(loaded.model)
     return loaded
