@@ -77,6 +77,7 @@ def sound(folder: Path, **sections: Any) -> Path:
         "teacher": {"model": taught(150), "teach": None},
         "labels": {"temperatures": [1.0]},
         "distil": {"temperature": 1.0},
+        "student": {"layers": None, "scratch": {"layers": 1}},
         "evaluate": {"max_new_tokens": 12},
     }
     project(folder, **_merged(basis, sections))
@@ -272,7 +273,7 @@ BROKEN = (
         {"data": {"source": None, "train": "pairs.jsonl", "test": "test.jsonl"}}, _held_out_too(0.3),
     ),
     Broken("empty targets", "targets-empty", "warn", harm=each(lambda row: {**row, "target": ""}, share=0.2)),
-    Broken("one target", "targets-same", harm=each(lambda row: {**row, "target": "red cat"}, share=0.7)),
+    Broken("one target", "targets-same", harm=each(lambda row: {**row, "target": "der tac"}, share=0.7)),
     Broken(
         "placeholders", "targets-absurd",
         harm=lambda folder: _write(folder, [
@@ -281,7 +282,7 @@ BROKEN = (
         ]),
     ),
     Broken(
-        "source as target", "source-in-target", sections={"limits": {"target": 64}, "evaluate": {"max_new_tokens": 48}},
+        "source as target", "source-in-target", sections={**_TEACH, "limits": {"target": 64}},
         harm=each(lambda row: {**row, "target": row["source"]}),
     ),
     Broken(
@@ -289,7 +290,8 @@ BROKEN = (
         harm=each(lambda row: {**row, "source": "caf\u00c3\u00a9 &amp; " + row["source"]}, share=0.2),
     ),
     Broken(
-        "two languages", "languages-mixed", "warn", {"limits": {"source": 140}},
+        "two languages", "languages-mixed", "warn",
+        {**_TEACH, "limits": {"source": 160}, "data": {"clean": {"leakage": "off"}}},
         lambda folder: _write(folder, [
             _words(_GERMAN if n % 3 == 0 else _ENGLISH, row) for n, row in enumerate(_rows(folder))
         ]),
@@ -309,7 +311,7 @@ BROKEN = (
     Broken("an encoder learns", "encoder-only", harm=as_student(lambda: str(models_folder() / "bert"))),
     Broken("no such folder", "model-unusable", sections={"teacher": {"model": "./nowhere"}}),
     Broken("the hub is away", "hub-unreachable", sections={"teacher": {"model": "nobody/nothing"}}),
-    Broken("more layers than there are", "model-unusable", sections={"student": {"layers": 9}}),
+    Broken("more layers than there are", "model-unusable", sections={"student": {"layers": 9, "scratch": None}}),
     Broken("no chat template", "chat-template-missing", sections={"prompt": {"kind": "chat", "text": "{source}"}}),
     Broken("no end token", "end-token-missing", harm=changed_model("teacher", _without_end)),
     Broken(
@@ -350,7 +352,6 @@ BROKEN = (
     ),
     Broken(
         "the teacher knows nothing", "labels-say-nothing",
-        sections={"student": {"layers": None, "calibration": 1, "scratch": {"layers": 1}}},
         harm=as_teacher(lambda: str(models_folder() / "t5")),
     ),
     Broken("labels of other rows", "labels-misaligned", harm=_rolled_labels),
@@ -368,8 +369,8 @@ BROKEN = (
     Broken("no GPU for fp16", "precision-unsupported", sections={"distil": {"loop": {"precision": "fp16"}}}),
     Broken("no such tracker", "tracker-missing", sections={"distil": {"loop": {"trackers": ["wandb"]}}}),
     Broken("a batch as large as a library", "memory-short", sections={"distil": {"loop": {"batch_tokens": 10**12}}}),
-    Broken("years", "time-long", "warn", {"distil": {"loop": {"budget": {"epochs": 1e9}}}}),
-    Broken("hardly a beginning", "budget-short", "warn", {"distil": {"loop": {"budget": {"tokens": 20}}}}),
+    Broken("years", "time-long", "warn", {"distil": {"loop": {"budget": {"steps": None, "epochs": 1e9}}}}),
+    Broken("hardly a beginning", "budget-short", "warn", {"distil": {"loop": {"budget": {"steps": None, "tokens": 20}}}}),
     Broken(
         "runs go to a file", "runs-folder", sections={"runs_dir": "taken"},
         harm=lambda folder: (folder / "taken").write_text("") and None,

@@ -23,7 +23,7 @@ def _codes(checked: Checked, grade: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Checked:
-    return _checked(sound(tmp_path_factory.mktemp("sound") / "p"))
+    return _checked(sound(tmp_path_factory.mktemp("sound") / "p", student={"layers": 1, "scratch": None}))
 
 
 def test_a_sound_project_passes(usual: Checked) -> None:

@@ -96,7 +96,7 @@ class Case:
         return self._encode(self.split("train")[:ENCODED], self.teacher_reader) or ([], Truncation())
 
     def _encode(self, records: Sequence[Record], reader: Reader | None) -> tuple[list[Encoded], Truncation] | None:
-        if reader is None or not records or reader.tokenizer.eos_token_id is None:
+        if reader is None or not records or not _can_encode(reader, self.recipe):
             return None
         limits = Limits(source=self.recipe.limits.source, target=self.recipe.limits.target)
         return self.part(
@@ -125,7 +125,9 @@ class Case:
 
     @cached_property
     def _teacher(self) -> Teacher | None:
-        return self.part("models", lambda: base_teacher(self.recipe)) if self.teacher_reader else None
+        if self.teacher_reader is None or self.recipe.teacher.served:
+            return None
+        return self.part("models", lambda: base_teacher(self.recipe))
 
     @cached_property
     def teacher(self) -> LoadedModel | None:
@@ -188,6 +190,8 @@ class Case:
             }
         )  # fmt: skip
         measured = section.width or quickly.choice == "block-influence"
+        if measured and not self.encoded[0]:
+            return None
         model, told = cut_student(recipe, quickly, self.split("train") if measured else (), self.teacher)
         return Untrained(model.eval(), self.teacher.tokenizer, told["depth"].get("decoder", {}).get("kept"))
 
@@ -210,6 +214,7 @@ class Case:
         less than. None of a teacher that is yet to be taught, nor for a student of other tokens."""
         own, theirs = self.student_reader, self.teacher_reader
         apart = own and theirs and own.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
+        apart = apart or [one.target_ids for one in self.canaries] != [one.target_ids for one in self.student_canaries]
         if apart or not section.learns_from_labels or self.recipe.teacher.teach:
             return {}, None
         at = section.temperature.at(0.0)
@@ -219,6 +224,12 @@ class Case:
         if self.teacher is None:
             return {}, None
         return {at: live_labels(logits_of(self.teacher.model, examples), at)}, TINY
+
+
+def _can_encode(reader: Reader, recipe: Recipe) -> bool:
+    """Whether `reader` can make examples at all; what it lacks is found by the checks of models."""
+    templated = recipe.prompt.kind != "chat" or bool(getattr(reader.tokenizer, "chat_template", None))
+    return templated and reader.tokenizer.eos_token_id is not None
 
 
 def _usable(loaded: LoadedModel) -> LoadedModel:

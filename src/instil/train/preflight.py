@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from instil.core.problems import Problem, fail, info, warn
+from instil.core.problems import Grade, Problem, fail, info, warn
 from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.objectives.fused import Mix, SparseLabels
@@ -107,8 +107,8 @@ def loss_scale(norms: Mapping[str, float]) -> list[Problem]:
     loudest = max(counted, key=counted.__getitem__)
     what = f"the {loudest} part of the loss drowns another by a factor of {ratio:,.0f}"
     remedy = "change distil.alpha, distil.temperature or distil.features.weight until both count"
-    make = fail if ratio > _MOST_RATIO else warn
-    return [make("loss-scale", what, remedy, evidence=evidence)]
+    grade: Grade = "fail" if ratio > _MOST_RATIO else "warn"
+    return [Problem(grade=grade, code="loss-scale", what=what, remedy=remedy, evidence=evidence)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
