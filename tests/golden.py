@@ -80,6 +80,8 @@ def sound(folder: Path, **sections: Any) -> Path:
         "student": {"layers": None, "scratch": {"layers": 1}},
         "evaluate": {"max_new_tokens": 12},
     }
+    if "teach" in sections.get("teacher", {}):
+        del basis["teacher"]["teach"]
     project(folder, **_merged(basis, sections))
     _write(folder, _pairs(folder / "pairs.jsonl", 200))
     return folder
@@ -370,7 +372,7 @@ BROKEN = (
     Broken("no such tracker", "tracker-missing", sections={"distil": {"loop": {"trackers": ["wandb"]}}}),
     Broken("a batch as large as a library", "memory-short", sections={"distil": {"loop": {"batch_tokens": 10**12}}}),
     Broken("years", "time-long", "warn", {"distil": {"loop": {"budget": {"steps": None, "epochs": 1e9}}}}),
-    Broken("hardly a beginning", "budget-short", "warn", {"distil": {"loop": {"budget": {"steps": None, "tokens": 20}}}}),
+    Broken("no beginning", "budget-short", "warn", {"distil": {"loop": {"budget": {"steps": None, "tokens": 20}}}}),
     Broken(
         "runs go to a file", "runs-folder", sections={"runs_dir": "taken"},
         harm=lambda folder: (folder / "taken").write_text("") and None,
