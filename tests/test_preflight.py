@@ -255,7 +255,7 @@ def test_labels_of_other_rows() -> None:
 
 def test_labels_that_say_nothing() -> None:
     dice = torch.Generator().manual_seed(0)
-    logits_NV, target_N = torch.randn(200, 40, generator=dice), torch.randint(40, (200,), generator=dice)
+    logits_NV, target_N = torch.randn(1, 40, generator=dice).repeat(200, 1), torch.randint(40, (200,), generator=dice)
     assert codes(label_checks.says_nothing(logits_NV, target_N)) == ["fail labels-say-nothing"]
     logits_NV[torch.arange(200), target_N] += 3
     assert codes(label_checks.says_nothing(logits_NV, target_N)) == ["info labels-informative"]
