@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +37,8 @@ ENCODED = 512
 """Training records that are turned into tokens."""
 CANARIES, STEP = 8, 4
 """Records of the one batch that goes through both models, and of the part of it that is learned from."""
+MOST_ROWS = 300
+"""Most target tokens of that batch, whose logits are all in memory at once."""
 _CALIBRATION = 8
 
 
@@ -150,12 +153,14 @@ class Case:
     @cached_property
     def canaries(self) -> list[Encoded]:
         """The examples of one batch, with labels if there are any."""
-        return self.examples(self._canary_records)
+        found = self.examples(self._canary_records)
+        rows = list(accumulate(len(example.target_ids) for example in found))
+        return [example for example, until in zip(found, rows, strict=True) if until <= MOST_ROWS] or found[:2]
 
     @cached_property
     def student_canaries(self) -> list[Encoded]:
         """The same as the student reads them."""
-        return self.examples(self._canary_records, self.student_reader)
+        return self.examples(self._canary_records, self.student_reader)[: len(self.canaries)]
 
     @property
     def _canary_records(self) -> list[Record]:

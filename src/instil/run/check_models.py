@@ -17,9 +17,9 @@ from instil.labels import preflight as label_checks
 from instil.labels.completions import read_completions
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
-from instil.models.loading import to_accelerator
+from instil.models.loading import LoadedModel, to_accelerator
 from instil.run.check_case import Case
-from instil.run.check_step import logits_of
+from instil.run.check_step import Untrained, logits_of
 from instil.run.stages.label import completions_file
 from instil.train import preflight as train_checks
 
@@ -42,28 +42,33 @@ def teacher(case: Case) -> Iterator[Problem]:
         return
     student = case.student if recipe.student and not recipe.student.scratch else None
     rouge = Rouge(tokenizer=tokenizer_for(text for record in records for text in record.targets))
-    best = _sample(case, case.teacher.model, case.teacher.tokenizer, records, examples, rouge)
+    # The teacher's tokens are the unit of both losses, also for a student that cuts texts otherwise.
+    counts = [len(example.target_ids) for example in examples]
+    best = _sample(case, case.teacher, records, examples, counts, rouge)
     theirs = None
     if student is not None:
         read = case.examples(records, case.student_reader)
-        theirs = _sample(case, student.model, student.tokenizer, records, read, rouge)
+        theirs = _sample(case, student, records, read, counts, rouge)
     first = FirstWords.of_train(case.split("train"))
     lead = [rouge.score(first.output(record.source), record.targets).rougeL for record in records]
     yield from teacher_problems(best, theirs, first_words=lead)
 
 
 def _sample(
-    case: Case, model: Any, tokenizer: Any, records: Sequence[Record], examples: Sequence[Encoded], rouge: Rouge
-) -> Sample:
+    case: Case, system: LoadedModel | Untrained, records: Sequence[Record], examples: Sequence[Encoded],
+    counts: Sequence[int], rouge: Rouge,
+) -> Sample:  # fmt: skip
     recipe = case.recipe
     generator = TransformersGenerator(
-        to_accelerator(model), tokenizer, recipe.prompt, name="sample", max_source_tokens=recipe.limits.source
-    )
+        to_accelerator(system.model), system.tokenizer, recipe.prompt, name="sample",
+        max_source_tokens=recipe.limits.source,
+    )  # fmt: skip
     sources = [record.source for record in records]
     texts = generator.generate(sources, max_new_tokens=recipe.evaluate.max_new_tokens, batch_size=_BATCH)
     scores = (rouge.score(text, record.targets).rougeL for text, record in zip(texts, records, strict=True))
-    losses = record_losses(model, family_of(model), examples)
-    return Sample(losses=tuple(losses), rouges=tuple(scores), texts=tuple(texts))
+    losses = record_losses(system.model, family_of(system.model), examples)
+    each = (loss / count for loss, count in zip(losses, counts, strict=True))
+    return Sample(losses=tuple(each), rouges=tuple(scores), texts=tuple(texts))
 
 
 def alignment(case: Case) -> Iterator[Problem]:
