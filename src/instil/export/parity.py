@@ -99,7 +99,9 @@ class Parity:
             return f"its choices cost the student {self.regret:.3g} nats a token, {limit.regret:g} is allowed"
         loss, error = self.score_loss or 0.0, self.score_loss_error or 0.0
         if loss > limit.score + 2 * error:
-            return f"it loses {loss:.2f} points of {self.metric} (standard error {error:.2f}), {limit.score:g} is allowed"
+            return (
+                f"it loses {loss:.2f} points of {self.metric} (standard error {error:.2f}), {limit.score:g} is allowed"
+            )
         return ""
 
     def json(self) -> dict[str, Any]:

@@ -56,7 +56,9 @@ def read_sheet(folder: Path) -> Sheet:
     """The sheet of an export. Raises `ModelError` where `folder` holds none, or a damaged one."""
     path = folder / SHEET_NAME
     if not path.is_file():
-        raise ModelError(f"{folder}: no export, it has no {SHEET_NAME}; make one with instil export STUDENT --to FORMAT")
+        raise ModelError(
+            f"{folder}: no export, it has no {SHEET_NAME}; make one with instil export STUDENT --to FORMAT"
+        )
     try:
         return Sheet.model_validate(json.loads(path.read_text(encoding="utf8")))
     except (ValueError, ValidationError) as error:

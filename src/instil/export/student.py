@@ -25,7 +25,7 @@ _MODEL, _RECIPE = "model", "recipe.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Student:
-    """A loaded student and how it reads: its prompt, and the longest source and target in tokens where that is known."""
+    """A loaded student and how it reads: its prompt, and the longest source and target in tokens, if known."""
 
     name: str
     loaded: LoadedModel

@@ -32,4 +32,6 @@ def open_engine(folder: Path) -> Engine:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("instil"):
             raise
-        raise ConfigError(f"{target} needs {error.name}, which is not installed; pip install 'instil[{extra}]'") from error
+        raise ConfigError(
+            f"{target} needs {error.name}, which is not installed; pip install 'instil[{extra}]'"
+        ) from error

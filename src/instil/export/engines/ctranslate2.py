@@ -53,9 +53,7 @@ class CTranslate2Engine(Engine):
         read = [[self.tokens[token] for token in prompt] for prompt in prompts]
         options |= {"beam_size": 1, "end_token": list(self.sheet.alphabet.ends)}
         if self.sheet.kind == "decoder-only":
-            return self.model.generate_batch(
-                read, max_length=max_new_tokens, include_prompt_in_result=False, **options
-            )
+            return self.model.generate_batch(read, max_length=max_new_tokens, include_prompt_in_result=False, **options)
         prefix = [forced] * len(read) if forced else None
         return self.model.translate_batch(
             read, prefix, max_decoding_length=max_new_tokens, max_input_length=0, **options

@@ -40,11 +40,11 @@ class TransformersEngine(Engine):
         written: list[int] = []
         steps: list[Any] = []
         while len(written) < max_new_tokens and not (written and written[-1] in alphabet.ends):
-            steps.append(self._next_V(prompt, [*before, *written]))
+            steps.append(self._next(prompt, [*before, *written]))
             written.append(int(steps[-1].argmax()))
         return most_probable(np.stack(steps), written)
 
-    def _next_V(self, prompt: list[int], read: list[int]) -> Any:
+    def _next(self, prompt: list[int], read: list[int]) -> Any:
         model: Any = self.generator.model
         with torch.inference_mode():
             if self.sheet.kind == "decoder-only":

@@ -39,4 +39,6 @@ def write_format(student: Student, target: Format, precision: str, folder: Path)
         if (error.name or "").startswith("instil"):
             raise
         extra = EXTRAS.get(target, target)
-        raise ConfigError(f"{target} needs {error.name}, which is not installed; pip install 'instil[{extra}]'") from error
+        raise ConfigError(
+            f"{target} needs {error.name}, which is not installed; pip install 'instil[{extra}]'"
+        ) from error

@@ -143,7 +143,7 @@ def _add_positions(writer: gguf.GGUFWriter, student: Student, head_size: int) ->
 
 
 def _add_attention(writer: gguf.GGUFWriter, config: Any) -> None:
-    if config.model_type == "phi3" or "layer_types" in config and getattr(config, "sliding_window", None):
+    if config.model_type == "phi3" or ("layer_types" in config and getattr(config, "sliding_window", None)):
         writer.add_sliding_window(getattr(config, "sliding_window", None) or 0)
     if config.model_type.startswith("gemma") and getattr(config, "layer_types", None):
         writer.add_sliding_window_pattern([layer == "sliding_attention" for layer in config.layer_types])

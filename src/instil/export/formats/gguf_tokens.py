@@ -30,7 +30,9 @@ def add_tokens(writer: gguf.GGUFWriter, student: Student) -> None:
         raise ModelError("its tokenizer has no tokenizer.json, from which GGUF is made; take ctranslate2 instead")
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "BPE":
-        raise ModelError(f"its tokenizer is of type {state['model']['type']}, GGUF is offered for BPE; take ctranslate2")
+        raise ModelError(
+            f"its tokenizer is of type {state['model']['type']}, GGUF is offered for BPE; take ctranslate2"
+        )
     bytewise = "ByteLevel" in _words(state)
     tokens, kinds = zip(*_listed(state, student.sheet("gguf", "").vocabulary, bytewise), strict=True)
     if bytewise:
