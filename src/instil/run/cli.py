@@ -19,6 +19,7 @@ import instil
 from instil.core.processes import is_first
 from instil.run.check_cli import check
 from instil.run.compare_cli import compare
+from instil.run.export_cli import export
 from instil.run.judge_cli import judge_app
 from instil.run.labels_cli import labels_app
 from instil.run.methods_cli import methods, teachers
@@ -44,6 +45,7 @@ app.command()(compare)
 app.command("serve")(serve)
 app.command("serve-key")(serve_key)
 app.command()(check)
+app.command()(export)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -170,6 +172,12 @@ def _part(text: str) -> tuple[int, int]:
 def distil(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Build the student and train it from the labels; and without them, for the comparison."""
     _stage("distil", recipe, overrides, as_json, next_stage="evaluate")
+
+
+@app.command()
+def compress(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Give the distilled student fewer bits or weights, where the recipe says so, and let it recover."""
+    _stage("compress", recipe, overrides, as_json, next_stage="evaluate")
 
 
 @app.command()

@@ -25,6 +25,7 @@ from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import Teacher, generator_of
 
 TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
+COMPRESSED = "student_compressed"
 COMPARISON_NAME = "comparison.json"
 OUTPUTS_NAME = "outputs"
 
