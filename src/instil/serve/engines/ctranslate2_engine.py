@@ -23,6 +23,8 @@ WEIGHTS = "model.bin"
 _SPEC = struct.Struct("<IH")
 """How model.bin begins: its format's version, then the length of the name of the model's form, then that name."""
 
+_FORMS: dict[str, Kind] = {"TransformerSpec": "encoder-decoder", "TransformerDecoderSpec": "decoder-only"}
+
 
 def kind_of(folder: Path) -> Kind:
     """The family of the CTranslate2 model in `folder`. Raises `ModelError` for another file of that name."""
@@ -32,10 +34,9 @@ def kind_of(folder: Path) -> Kind:
             name = file.read(length).rstrip(b"\0").decode("ascii")
     except (struct.error, ValueError) as error:
         raise ModelError(f"{folder / WEIGHTS}: is no CTranslate2 model; export it again") from error
-    forms: dict[str, Kind] = {"TransformerSpec": "encoder-decoder", "TransformerDecoderModelSpec": "decoder-only"}
-    if name not in forms:
-        raise ModelError(f"{folder}: holds a {name!r}, which does not turn text into text; export a text model")
-    return forms[name]
+    if name not in _FORMS:
+        raise ModelError(f"{folder}: holds no model that turns text into text (its form is {name!r}); export it again")
+    return _FORMS[name]
 
 
 class CTranslate2Engine:

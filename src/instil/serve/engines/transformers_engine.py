@@ -46,10 +46,11 @@ class TransformersEngine:
         found = load_model(ref, device=device)
         if adapter is not None:
             found = load_adapter(found, adapter)
+        self._model: Any = found.model
         self._inner = TransformersGenerator(found.model, found.tokenizer, Prompt(), name=ref, max_source_tokens=None)
         self.tokenizer = self._inner.tokenizer
         self._ends = frozenset(self._inner.ends)
-        config = self._inner.model.config.get_text_config(decoder=True)
+        config = self._model.config.get_text_config(decoder=True)
         self.facts = EngineFacts(
             "transformers", self._inner.kind, self._inner.bytes, batch,
             positions=getattr(config, "max_position_embeddings", None), can_score=True,
@@ -77,7 +78,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def _scores(self, job: Job, written: list[int]) -> tuple[TokenScore, ...]:
         """Of the tokens written, and with `echo` of the prompt's before them, whose first has none."""
-        model = self._inner.model
+        model = self._model
         device = model.get_input_embeddings().weight.device
         written = written[: job.new_tokens]
         if self.facts.kind == "encoder-decoder":
