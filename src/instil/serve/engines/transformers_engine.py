@@ -59,14 +59,15 @@ class TransformersEngine:
     def run(self, jobs: Sequence[Job]) -> None:
         """One batch, searched as the first job asks."""
         writers = [Writer(job, self.tokenizer, self._ends) for job in jobs]
-        if wanted := max(job.limit for job in jobs):
-            self._write(jobs, writers, wanted)
+        if some := [writer for writer in writers if writer.job.limit]:
+            self._write(some)
         for job, writer in zip(jobs, writers, strict=True):
             writer.rest()
             job.finish(() if job.scores is None else self._scores(job, writer.ids))
 
-    def _write(self, jobs: Sequence[Job], writers: Sequence[Writer], wanted: int) -> None:
-        sampling = jobs[0].sampling
+    def _write(self, writers: Sequence[Writer]) -> None:
+        jobs = [writer.job for writer in writers]
+        sampling, wanted = jobs[0].sampling, max(job.limit for job in jobs)
         how: dict[str, Any] = {"do_sample": False}
         if not sampling.greedy:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
