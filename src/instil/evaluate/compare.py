@@ -11,11 +11,15 @@ import numpy as np
 
 from instil.core.errors import ConfigError, DataError
 from instil.evaluate import latency, significance
+from instil.evaluate.config import DEFAULT_METRICS, MetricName
 from instil.evaluate.costs import Cost, measure_costs
 from instil.evaluate.examples import Columns, Examples, select_examples
+from instil.evaluate.metric import Counted, Score
+from instil.evaluate.metrics.choose import Setting, choose
 from instil.evaluate.outputs import ScoredOutput, produce_outputs
 from instil.evaluate.results import HISTOGRAM_BINS, RESERVED, Comparison, SystemResult
-from instil.evaluate.rouge import METRICS, Rouge, Tokenizer, tokenizer_for
+from instil.evaluate.rouge import Rouge, Tokenizer, tokenizer_for
+from instil.evaluate.scores import score_systems
 
 if TYPE_CHECKING:
     from instil.core.console import Advance
@@ -23,9 +27,14 @@ if TYPE_CHECKING:
     from instil.data.records import Record
 
 
-def total_steps(systems: int, records: int, latency_items: int) -> int:
-    """How far `evaluate_systems` counts in `advance`: one step an output, and one a timed answer."""
-    return systems * (records + min(records, latency_items))
+HEADLINES = ("rouge1", "rouge2", "rougeL")
+"""What every system is shown with, whatever else is measured."""
+
+
+def total_steps(systems: int, records: int, latency_items: int, examined: int = 0) -> int:
+    """How far `evaluate_systems` counts in `advance`: one step an output, one a timed answer, and one an example that a
+    system reads; `examined` are these of all systems together."""
+    return systems * (records + min(records, latency_items)) + examined
 
 
 def evaluate_systems(
@@ -39,6 +48,10 @@ def evaluate_systems(
     student: str | None = None,
     seed: int = 0,
     latency_items: int = 50,
+    fidelity_items: int = 0,
+    metrics: Sequence[MetricName] = DEFAULT_METRICS,
+    answer: str | None = None,
+    embedder: str | None = None,
     advance: Advance | None = None,
     outputs_folder: Path | None = None,
     tokenizer: Tokenizer | Literal["auto"] = "auto",
@@ -50,14 +63,17 @@ def evaluate_systems(
     `teacher`: retention and speed-up refer to it. `against`: differences and p-values do (for instance the same student
     trained without the teacher). `student`: whose numbers stand on top; if not given, the system called `student`.
     `latency_items`: sources that are timed, all systems in turns, so they must be in memory together; 0 measures
-    neither latency nor memory. `outputs_folder` keeps `NAME.jsonl` after every few batches, and what is there
-    already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`; `auto` goes by
-    the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not there, `ModelError`
-    for a system that breaks the `Generator` protocol.
+    neither latency nor memory. `fidelity_items`: records whose targets every model in memory reads, for its loss,
+    calibration and nearness to the teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`,
+    `embedder`: the pattern and the model that some go by. `outputs_folder` keeps `NAME.jsonl` after every few batches,
+    and what is there already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`;
+    `auto` goes by the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not
+    there, `ModelError` for a system that breaks the `Generator` protocol.
     """
     student = student or ("student" if "student" in systems else None)
     _check(systems, records, {"teacher": teacher, "against": against, "student": student})
     rouge = _rouge_for(records, tokenizer)
+    chosen = choose(metrics, Setting(records, rouge, answer, embedder))
     steps = _Steps(advance)
     columns: dict[str, list[ScoredOutput]] = {}
     limits: dict[str, int] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
@@ -65,16 +81,36 @@ def evaluate_systems(
         path = outputs_folder / f"{name}.jsonl" if outputs_folder else None
         columns[name] = produce_outputs(system, records, rouge=rouge, path=path, done=steps.part(name), **limits)
     sources = [record.source for record in records]
+    counted = {name: [metric.count(outputs) for metric in chosen] for name, outputs in columns.items()}
+    scores = score_systems(counted, against=against, seed=seed, resamples=resamples)
+    read, remarks = _examine(systems, records, fidelity_items, teacher, max_new_tokens, seed, steps)
+    for name, found in score_systems(read, against=against, seed=seed, resamples=resamples).items():
+        scores[name] |= found
     costs = measure_costs(systems, sources, items=latency_items, seed=seed, done=steps.part("latency"), **limits)
     signature = rouge.signature("rougeL", (len(record.targets) for record in records))
-    view = _View(columns, costs, signature, teacher, against, seed, resamples)
+    view = _View(columns, scores, costs, signature, teacher, against, seed, resamples)
     results = tuple(view.result(name, system) for name, system in systems.items())
-    chosen = Examples()
+    shown = Examples()
     if student:
-        chosen = select_examples(columns, student=student, teacher=teacher, count=examples, seed=seed)
-    compared: dict[str, Any] = {"teacher": teacher, "student": student, "against": against, "examples": chosen}
+        shown = select_examples(columns, student=student, teacher=teacher, count=examples, seed=seed)
+    compared: dict[str, Any] = {"teacher": teacher, "student": student, "against": against, "examples": shown}
     how: dict[str, Any] = {"n": len(records), "signature": signature, "seed": seed, "resamples": resamples, **limits}
-    return Comparison(systems=results, remarks=_remarks(results, rouge), **compared, **how)
+    return Comparison(systems=results, remarks=(*_remarks(results, rouge), *remarks), **compared, **how)
+
+
+def _examine(
+    systems: Mapping[str, Generator], records: Sequence[Record], items: int, teacher: str | None, longest_target: int,
+    seed: int, steps: _Steps,
+) -> tuple[dict[str, list[Counted]], list[str]]:  # fmt: skip
+    if not items:
+        return {}, []
+    # Torch comes with it.
+    from instil.evaluate.reading import examine_systems
+
+    drawn = [records[position] for position in latency.spread(len(records), items, seed=seed)]
+    return examine_systems(
+        systems, drawn, teacher=teacher, longest_target=longest_target, done=steps.part("reading targets")
+    )
 
 
 def _check(systems: Mapping[str, Generator], records: Sequence[Record], roles: Mapping[str, str | None]) -> None:
@@ -121,6 +157,7 @@ class _View:
     """All that was measured, from which each system's result is drawn."""
 
     columns: Columns
+    scores: Mapping[str, Mapping[str, Score]]
     costs: Mapping[str, Cost]
     signature: str
     teacher: str | None
@@ -130,7 +167,7 @@ class _View:
 
     def result(self, name: str, system: Generator) -> SystemResult:
         outputs = self.columns[name]
-        scores = {metric: np.array([getattr(output, metric) for output in outputs]) for metric in METRICS}
+        scores = {metric: np.array([getattr(output, metric) for output in outputs]) for metric in HEADLINES}
         means_RM = significance.bootstrap_means(np.stack(list(scores.values()), axis=1), **self._drawing)
         quality: dict[str, Any] = {
             metric: significance.interval_of(values.mean(), means_RM[:, column])
@@ -144,6 +181,7 @@ class _View:
             parameters=system.parameters,
             bytes=system.bytes,
             signature=self.signature,
+            metrics=dict(self.scores[name]),
             rougeL_histogram=tuple(histogram.tolist()),
             output_words=sum(len(output.output.split()) for output in outputs) / len(outputs),
             empty_outputs=sum(not output.output.strip() for output in outputs),

@@ -33,13 +33,14 @@ class ScoredOutput:
     rouge1: float
     rouge2: float
     rougeL: float
+    rougeLsum: float
     seconds: float
 
 
 def score_output(record: Record, output: str, *, rouge: Rouge, seconds: float) -> ScoredOutput:
     """`output` for `record`, scored."""
     found = rouge.score(output, record.targets)
-    values = (output, found.rouge1, found.rouge2, found.rougeL, seconds)
+    values = (output, found.rouge1, found.rouge2, found.rougeL, found.rougeLsum, seconds)
     return ScoredOutput(record.id, record.source, tuple(record.targets), *values)
 
 

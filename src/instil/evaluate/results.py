@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from instil.core import manifest
 from instil.evaluate.examples import Examples
 from instil.evaluate.latency import Latency
+from instil.evaluate.metric import Score
 from instil.evaluate.significance import Interval
 
 HISTOGRAM_BINS = 20
@@ -31,6 +32,7 @@ class SystemResult(BaseModel):
     rougeL_histogram: tuple[int, ...]
     output_words: float = Field(description="mean words an output")
     empty_outputs: int
+    metrics: dict[str, Score] = Field(default_factory=dict, description="every metric that was asked for, by name")
     throughput: float | None = Field(description="items/s at the comparison's batch size, over all n")
     latency: Latency | None = None
     peak_memory_bytes: int | None = Field(

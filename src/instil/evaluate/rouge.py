@@ -1,4 +1,4 @@
-"""ROUGE-1, ROUGE-2 and ROUGE-L: F1 x 100 by the `rouge-score` package, against the best of several references.
+"""ROUGE-1, -2, -L and -Lsum (sentences by line): F1 x 100 by `rouge-score`, against the best of several references.
 
 C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004. Scores an item are kept, so that intervals
 and paired tests reuse them; a signature in the manner of sacrebleu (Post 2018, arXiv 1804.08771) says how they came.
@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from instil.core.errors import ConfigError, DataError
 from instil.evaluate.words import unicode_words
 
-METRICS = ("rouge1", "rouge2", "rougeL")
+METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 Tokenizer = Literal["rouge-score", "unicode"]
 """`rouge-score`: its own, which keeps a-z and 0-9 only, then the Porter stemmer. `unicode`: words of any script,
 each Chinese, Japanese or Thai character a word, no stemmer."""
@@ -29,6 +29,7 @@ class Scores:
     rouge1: float
     rouge2: float
     rougeL: float
+    rougeLsum: float
 
 
 class _UnicodeTokenizer:

@@ -1,12 +1,14 @@
 """How sure a number is: percentile bootstrap intervals and a paired test, over scores an item.
 
 Efron 1979 (bootstrap); Koehn 2004 (paired resampling in evaluation); Noreen 1989 and Riezler & Maxwell 2005
-(approximate randomisation). Shapes: N items, M columns, R resamples. All are repeatable by their seed.
+(approximate randomisation); Holm 1979 (several comparisons). All are repeatable by their seed.
+
+Shapes: N items, M columns, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -131,14 +133,29 @@ def paired_p_value(first_N: ArrayLike, second_N: ArrayLike, *, seed: int, rounds
     if not len(difference):
         return 1.0
     seen = abs(difference.sum()) - _TIE
-    extreme = sum(int((abs(sums_B) >= seen).sum()) for sums_B in _swapped_sums(difference, rounds, seed))
+    extreme = sum(int((abs(sums_B) >= seen).sum()) for sums_B in swapped_sums(difference, rounds, seed))
     return (extreme + 1) / (rounds + 1)
 
 
-def _swapped_sums(difference_N: Floats, rounds: int, seed: int) -> Iterator[Floats]:
+def swapped_sums(difference_N: Floats, rounds: int, seed: int) -> Iterator[Floats]:
+    """Sums over the items of `difference_N`, shape (N,) or (N, S), after the sign of each item is drawn: `rounds` of
+    them, in blocks."""
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK_CELLS // len(difference_N))
     for start in range(0, rounds, block):
         shape = (min(block, rounds - start), len(difference_N))
         signs_BN = generator.integers(0, 2, shape, dtype=np.int8).astype(np.float64) * 2 - 1
         yield signs_BN @ difference_N
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """`p_values` by name, corrected for their number: the chance of any false alarm among them stays below the level.
+
+    Holm 1979: the smallest is multiplied by their number, the next by one less, and none may fall below one before.
+    """
+    found: dict[str, float] = {}
+    least = 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
+        found[name] = least
+    return found

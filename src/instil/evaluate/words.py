@@ -19,7 +19,13 @@ def unicode_words(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=1 << 14)
+def is_unspaced(character: str) -> bool:
+    """Whether `character` belongs to a script that puts no spaces between words."""
+    return unicodedata.name(character, "").startswith(_UNSPACED)
+
+
+@lru_cache(maxsize=1 << 14)
 def _spaced(character: str) -> str:
     if unicodedata.category(character)[0] not in "LMN":
         return " "
-    return f" {character} " if unicodedata.name(character, "").startswith(_UNSPACED) else character
+    return f" {character} " if is_unspaced(character) else character

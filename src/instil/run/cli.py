@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.run.judge_cli import judge_app
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(judge_app, name="judge")
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command("serve")(serve)

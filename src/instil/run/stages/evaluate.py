@@ -61,14 +61,15 @@ def _evaluate(
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
     systems |= baselines_of(data.splits["train"])
-    with console.progress(
-        "evaluate", total_steps(len(systems), len(records), section.latency_items), "outputs"
-    ) as advance:
+    examined = (1 + len(students)) * min(section.fidelity_items, len(records))
+    steps = total_steps(len(systems), len(records), section.latency_items, examined)
+    with console.progress("evaluate", steps, "outputs") as advance:
         comparison = evaluate_systems(
             systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
             against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,
             student=STUDENT if STUDENT in systems else None, latency_items=section.latency_items,
-            advance=advance, outputs_folder=folder / OUTPUTS_NAME,
+            fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer,
+            embedder=section.embedder, advance=advance, outputs_folder=folder / OUTPUTS_NAME,
         )  # fmt: skip
     publish.write_text(folder / COMPARISON_NAME, comparison.model_dump_json(indent=2) + "\n")
     return comparison.summary()

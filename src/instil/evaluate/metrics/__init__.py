@@ -1,0 +1,1 @@
+"""What outputs are judged by, a file for each kind; `choose` finds metrics by name."""
