@@ -21,6 +21,7 @@ from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
 from instil.run.serve_cli import serve, serve_key
+from instil.run.ui_cli import ui
 
 app = typer.Typer(
     name="instil",
@@ -36,6 +37,7 @@ app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command("serve")(serve)
 app.command("serve-key")(serve_key)
+app.command("ui")(ui)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from instil.evaluate.memory import added_memory
 from instil.serve.config import ModelSpec, ServeConfig
 from instil.serve.engines.base import Engine
 from instil.serve.engines.choose import choose, start
@@ -27,9 +28,11 @@ class Service:
         self.models = {spec.name: self._begin(spec, say) for spec in config.models}
 
     def _begin(self, spec: ModelSpec, say: Say) -> ServedModel:
-        engine, why = open_engine(spec, self.config)
+        found: list[tuple[Engine, str]] = []
+        memory = added_memory(lambda: found.append(open_engine(spec, self.config)))
+        engine, why = found[0]
         say(f"{spec.name}: {engine.facts.name}, {why}")
-        return ServedModel(spec, engine, self.config.limits, self.metrics, why=why)
+        return ServedModel(spec, engine, self.config.limits, self.metrics, why=why, memory=memory)
 
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; the first one where it names none."""
