@@ -11,6 +11,7 @@ from instil.core import console
 from instil.core.errors import InstilError
 from instil.evaluate.judgement import Judgements, pairs_of
 from instil.evaluate.outputs import load_outputs
+from instil.models.loading import locate
 from instil.run.report import REPORT_NAME
 from instil.run.servable import SUMMARY_NAME, teacher_ref
 from instil.serve.page.page import Around, PlanOf
@@ -74,7 +75,10 @@ def _plan(stages: Mapping[str, Path]) -> PlanOf | None:
         from instil.run.plan_plot import break_even_svg
         from instil.run.plan_wish import wish_of
 
-        asked = {"teacher": teacher, "student": str(place / "model" / "config.json")}
+        asked = {
+            "teacher": str(locate(teacher).folder / "config.json"),
+            "student": str(place / "model" / "config.json"),
+        }
         found = answer(wish_of(None, asked, examples=examples, requests_per_day=requests))
         try:
             drawing = break_even_svg(found.paying)

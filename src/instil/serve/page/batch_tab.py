@@ -22,13 +22,12 @@ def batch_tab(service: Service) -> None:
     """Build it, in the tab that is open."""
     names = list(service.models)
     limit = min(service.config.limits.new_tokens, max(model.spec.max_new_tokens for model in service.models.values()))
-    file = gr.File(
-        label=f"A text on each line, or JSONL or CSV with a column “source”; at most {MOST_ROWS:,}", height=140,
-        file_types=_FORMS, type="filepath",
-    )  # fmt: skip
+    told = f"A text on each line, or JSONL or CSV with a column “source”; at most {MOST_ROWS:,} texts."
+    gr.HTML(f"<p>{told}</p>", padding=False)
+    file = gr.File(label="Texts", height=150, file_types=_FORMS, type="filepath")
     chosen = gr.CheckboxGroup(names, value=names, label="Models")
     run = gr.Button("Write all", variant="primary")
-    state = gr.HTML()
+    state = gr.HTML(padding=False)
     download = gr.File(label="All answers, as JSONL", visible=False)
     table = gr.Dataframe(
         headers=["source", *names], interactive=False, wrap=True, visible=False, label="The first rows"

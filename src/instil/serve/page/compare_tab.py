@@ -26,9 +26,9 @@ def compare_tab(service: Service, examples: Sequence[str]) -> None:
         usual = min(most, max(model.spec.max_new_tokens for model in service.models.values()))
         limit = gr.Slider(1, most, value=usual, step=1, label="New tokens at most", scale=2)
     with gr.Row():
-        run = gr.Button("Write", variant="primary")
-        stop = gr.Button("Stop")
-    shown = gr.HTML(_empty(service), elem_id="side-by-side")
+        run = gr.Button("Write", variant="primary", scale=4, min_width=120)
+        stop = gr.Button("Stop", scale=1, min_width=80)
+    shown = gr.HTML(_empty(service), elem_id="side-by-side", padding=False)
 
     def compare(text: str, models: list[str], tokens: float) -> Iterator[str]:
         """Each model's text for `text`, with its times, as HTML."""

@@ -13,6 +13,7 @@ from instil.evaluate.agreement import preferences
 from instil.evaluate.judgement import Choice, Judgements, Shown
 from instil.serve.page.cards import notice
 
+_LABELS = ("Left is better", "No difference", "Right is better")
 _NONE = "There is nothing to judge. Give the folder of a run whose two models wrote different texts, or --judge FILE."
 
 
@@ -23,14 +24,12 @@ def judge_tab(kept: Judgements | None) -> None:
         return
     with gr.Row(equal_height=True):
         judge = gr.Textbox(label="Your name", max_lines=1, max_length=60, scale=2)
-        begin = gr.Button("Begin", variant="primary", scale=1)
-    pair = gr.HTML()
+        begin = gr.Button("Begin", variant="primary", scale=0, min_width=140, elem_classes="beside")
+    pair = gr.HTML(padding=False)
     at: Any = gr.State(None)
     with gr.Row():
-        buttons = [
-            gr.Button(label, interactive=False) for label in ("Left is better", "No difference", "Right is better")
-        ]
-    standing = gr.HTML(_standing(kept))
+        buttons = [gr.Button(label, interactive=False, min_width=100) for label in _LABELS]
+    standing = gr.HTML(_standing(kept), padding=False)
     outputs = [pair, at, *buttons, standing]
     gr.on([begin.click, judge.submit], lambda name: _next(kept, name), judge, outputs, api_name=False)
     choices: tuple[Choice, ...] = ("left", "tie", "right")

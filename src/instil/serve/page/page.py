@@ -42,7 +42,7 @@ class Around:
 def make_page(service: Service, around: Around) -> gr.Blocks:
     """The page over the models of `service`."""
     with gr.Blocks(title=around.title, analytics_enabled=False) as page:
-        gr.HTML(_opening(service, around.title), elem_classes="opening")
+        gr.HTML(_opening(service, around.title), elem_classes="opening", padding=False)
         with gr.Tabs():
             with gr.Tab("Compare"):
                 compare_tab(service, around.examples)
@@ -51,7 +51,7 @@ def make_page(service: Service, around: Around) -> gr.Blocks:
             with gr.Tab("Judge"):
                 judge_tab(around.judgements)
             with gr.Tab("Report"):
-                gr.HTML(_report(around.report), elem_classes="report")
+                gr.HTML(_report(around.report), elem_classes="report", padding=False)
             with gr.Tab("Plan"):
                 _plan_tab(around.plan)
     return page
@@ -75,8 +75,8 @@ def _plan_tab(plan: PlanOf | None) -> None:
         return
     with gr.Row(equal_height=True):
         requests = gr.Textbox("10k", label="Requests a day", max_lines=1, max_length=20, scale=1)
-        button = gr.Button("Count again", variant="primary", scale=0, min_width=160)
-    shown = gr.HTML(_planned(plan, "10k"), elem_classes="plan")
+        button = gr.Button("Count again", variant="primary", scale=0, min_width=140, elem_classes="beside")
+    shown = gr.HTML(_planned(plan, "10k"), elem_classes="plan", padding=False)
     gr.on([button.click, requests.submit], lambda typed: _planned(plan, typed), requests, shown, api_name="plan")
 
 
