@@ -29,7 +29,12 @@ class Service:
 
     def _begin(self, spec: ModelSpec, say: Say) -> ServedModel:
         found: list[tuple[Engine, str]] = []
-        memory = added_memory(lambda: found.append(open_engine(spec, self.config)))
+
+        def load() -> None:
+            found.append(open_engine(spec, self.config))
+            found[0][0].run([_first_job(found[0][0])])  # Weights come into memory when they are first used.
+
+        memory = added_memory(load)
         engine, why = found[0]
         say(f"{spec.name}: {engine.facts.name}, {why}")
         return ServedModel(spec, engine, self.config.limits, self.metrics, why=why, memory=memory)
@@ -68,6 +73,11 @@ class Service:
         """End all models, after what waits."""
         for model in self.models.values():
             model.close()
+
+
+def _first_job(engine: Engine) -> Job:
+    """The shortest work that touches every weight."""
+    return Job(list(engine.tokenizer("a b c")["input_ids"]) or [0], 2)
 
 
 def open_engine(spec: ModelSpec, config: ServeConfig) -> tuple[Engine, str]:
