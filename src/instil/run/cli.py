@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.run.export_cli import export
 from instil.run.judge_cli import judge_app
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.add_typer(judge_app, name="judge")
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
+app.command()(export)
 app.command("serve")(serve)
 app.command("serve-key")(serve_key)
 app.command("ui")(ui)
@@ -163,6 +165,12 @@ def _part(text: str) -> tuple[int, int]:
 def distil(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Build the student and train it from the labels; and without them, for the comparison."""
     _stage("distil", recipe, overrides, as_json, next_stage="evaluate")
+
+
+@app.command()
+def compress(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Give the distilled student fewer bits or weights, where the recipe says so, and let it recover."""
+    _stage("compress", recipe, overrides, as_json, next_stage="evaluate")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
 
-data -> teach -> label -> student -> distil (with labels, and without) -> evaluate -> report
+data -> teach -> label -> student -> distil (with labels, and without) -> compress -> evaluate -> report
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
+from instil.run.stages.compress import run_compress
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
-from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
+from instil.run.stages.evaluate import COMPRESSED, STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
 from instil.run.stages.label import Labels, run_labels, write_part
 from instil.run.stages.student import check_student, run_student
 from instil.run.stages.teach import Teacher, run_teach
@@ -76,12 +77,22 @@ class Pipeline:
             return None
         return run_distil(self._shop, self.recipe, self.data, self.untrained, None)
 
+    @cached_property
+    def compressed(self) -> Artifact | None:
+        """The distilled student with fewer bits or weights; None where the recipe asks for none."""
+        section, distil = self.recipe.compress, self.recipe.distil
+        if section is None or distil is None:
+            return None
+        return run_compress(self._shop, self.recipe, section, distil, self.data, self.student, self.labels)
+
     @property
     def students(self) -> dict[str, Artifact]:
         """The trained students by the names that reports use."""
         if self.recipe.distil is None:
             return {}
         students = {STUDENT: self.student}
+        if self.compressed:
+            students[COMPRESSED] = self.compressed
         return students | ({WITHOUT_TEACHER: self.without_teacher} if self.without_teacher else {})
 
     @cached_property
@@ -148,6 +159,7 @@ STAGES: dict[str, Callable[[Pipeline], Any]] = {
     "teach": lambda pipeline: pipeline.teacher.artifact,
     "label": lambda pipeline: pipeline.labels.artifact,
     "distil": lambda pipeline: (pipeline.student, pipeline.without_teacher)[0],
+    "compress": lambda pipeline: pipeline.compressed,
     "evaluate": lambda pipeline: pipeline.evaluation,
 }
 """What each command of the command line makes, with everything it needs."""

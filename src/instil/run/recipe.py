@@ -10,6 +10,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import PositiveInt, StringConstraints, model_validator
 
+from instil.compress.config import CompressConfig
 from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
@@ -42,6 +43,7 @@ class Recipe(Config):
     labels: LabelsConfig = LabelsConfig()
     student: StudentConfig | None = None
     distil: DistilConfig | None = None
+    compress: CompressConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     accept_licences: tuple[str, ...] = ()
 
@@ -49,6 +51,12 @@ class Recipe(Config):
     def _student_to_distil(self) -> Self:
         if self.distil and not self.student:
             raise ValueError("distil has nobody to train; add a student section, for example student: {layers: 12}")
+        return self
+
+    @model_validator(mode="after")
+    def _student_to_compress(self) -> Self:
+        if self.compress and not self.distil:
+            raise ValueError("compress has no trained student; add a distil section")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from instil.run.stages.made_models import load_made
 from instil.run.stages.teach import Teacher, generator_of
 
 TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
+COMPRESSED = "student_compressed"
 COMPARISON_NAME = "comparison.json"
 OUTPUTS_NAME = "outputs"
 
