@@ -26,6 +26,7 @@ from instil.run.methods_cli import methods, teachers
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
 from instil.run.serve_cli import serve, serve_key
+from instil.run.ui_cli import ui
 
 app = typer.Typer(
     name="instil",
@@ -41,11 +42,12 @@ app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command()(methods)
 app.command()(teachers)
-app.command()(compare)
-app.command("serve")(serve)
-app.command("serve-key")(serve_key)
 app.command()(check)
+app.command()(compare)
 app.command()(export)
+app.command()(serve)
+app.command("serve-key")(serve_key)
+app.command()(ui)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
