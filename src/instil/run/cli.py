@@ -19,6 +19,7 @@ import instil
 from instil.run.labels_cli import labels_app
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
+from instil.run.search_cli import search
 
 app = typer.Typer(
     name="instil",
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
+app.command()(search)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[

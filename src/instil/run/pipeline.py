@@ -15,6 +15,8 @@ from instil.core import publish, units
 from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
 from instil.run.recipe import Recipe, resolved_yaml
+from instil.run.search.search import run_search
+from instil.run.search.wish import Wish
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
@@ -88,6 +90,10 @@ class Pipeline:
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
         return run_evaluate(self._shop, self.recipe, self.data, self.teacher, self.students)
+
+    def search(self, wish: Wish) -> Artifact:
+        """The best student of the teacher within the limits of `wish`."""
+        return run_search(self._shop, self.recipe, self.data, self.teacher, self.labels, wish)
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""

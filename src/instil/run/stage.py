@@ -24,7 +24,7 @@ from instil.core.fingerprint import fingerprint
 from instil.core.manifest import MANIFEST_NAME, Manifest, read_manifest
 from instil.core.publish import sweep, write_text
 
-CODE_VERSIONS = {"data": 1, "teach": 1, "label": 2, "student": 2, "distil": 2, "evaluate": 1}
+CODE_VERSIONS = {"data": 1, "teach": 1, "label": 2, "student": 2, "distil": 2, "evaluate": 1, "search": 1}
 """Raised when a change of the code changes a stage's results, so that old ones are not reused."""
 
 LOCK_NAME, RECIPE_NAME = "lock", "recipe.yaml"

@@ -63,13 +63,14 @@ def _build(
     else:
         loaded = teacher.loaded
         tokenizer = loaded.tokenizer
-        model, made = _cut(recipe, kept_layers(section, teacher), data, loaded)
+        model, made = cut_out(recipe, kept_layers(section, teacher), data, loaded)
     model, tokenizer, kept = trimmed(recipe, data, labels, model, tokenizer, loaded.kind)
     result = {"parameters": model.num_parameters(), "licence": teacher.licence, **made, **kept}
     return result | keep_model(model, tokenizer, folder, card=student_card(recipe, result, loaded.kind))
 
 
-def _cut(recipe: Recipe, section: StudentConfig, data: Data, teacher: LoadedModel) -> tuple[Any, dict[str, Any]]:
+def cut_out(recipe: Recipe, section: StudentConfig, data: Data, teacher: LoadedModel) -> tuple[Any, dict[str, Any]]:
+    """The teacher with the layers and widths of `section`, and what is to be told of it."""
     examples, _ = encode(recipe, teacher, data.splits["train"][: section.calibration], "calibration")
     model, depth = cut_depth(section, teacher.model.cpu(), examples)
     made: dict[str, Any] = {"depth": depth}
