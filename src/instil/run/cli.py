@@ -25,6 +25,7 @@ from instil.run.labels_cli import labels_app
 from instil.run.methods_cli import methods, teachers
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
+from instil.run.search_cli import search
 from instil.run.serve_cli import serve, serve_key
 from instil.run.ui_cli import ui
 
@@ -48,6 +49,7 @@ app.command()(export)
 app.command()(serve)
 app.command("serve-key")(serve_key)
 app.command()(ui)
+app.command()(search)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[

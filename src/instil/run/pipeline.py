@@ -21,6 +21,8 @@ from instil.labels.writer import Part
 from instil.models.folders import CARD_NAME
 from instil.run.card import with_results
 from instil.run.recipe import Recipe, resolved_yaml
+from instil.run.search.search import run_search
+from instil.run.search.wish import Wish
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.assistants import legs_of, run_assistants
 from instil.run.stages.compress import run_compress
@@ -144,6 +146,10 @@ class Pipeline:
         rows = [one.model_dump() for one in found]
         publish.write_text(self.root / PROBE_NAME, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return found
+
+    def search(self, wish: Wish) -> Artifact:
+        """The best student of the teacher within the limits of `wish`."""
+        return run_search(self.shop, self.recipe, self.lesson, self.instructor, self.labels, wish)
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""

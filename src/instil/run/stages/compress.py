@@ -107,5 +107,5 @@ def _told(section: CompressConfig, result: Mapping[str, Any]) -> str:
     return (
         f"{section.method}: held-out loss {result['loss_before']:.3f} -> {result['loss_compressed']:.3f}{recovered};"
         f" {units.size(result['bytes_before'])} -> {units.size(result['bytes_packed'])} once an engine packs it;"
-        f" {faster} here in torch (one forward pass, {threads} threads, best of {_TIMED}); speed comes with instil export"
+        f" {faster} here in torch (one forward pass, {threads} threads, best of {_TIMED}); instil export brings speed"
     )
