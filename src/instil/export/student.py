@@ -76,7 +76,7 @@ def open_student(
         raise ModelError(f"{folder}: no such folder; give a stage's folder such as runs/NAME/distil-..., or a model's")
     found, limits = _known(folder)
     place = folder / _MODEL if (folder / _MODEL).is_dir() else folder
-    loaded = load_model(str(place), **({} if dtype is None else {"dtype": dtype}))
+    loaded = load_model(str(place)) if dtype is None else load_model(str(place), dtype=dtype)
     return Student(
         name=folder.resolve().name, loaded=loaded, prompt=prompt or found,
         source_limit=source_limit or limits.get("source"), target_limit=limits.get("target"),

@@ -200,8 +200,9 @@ class PacedGenerator(TransformersGenerator):
         each = ((source, min(self._lengths[source], max_new_tokens)) for source in sources)
         return [super(PacedGenerator, self).generate([source], max_new_tokens=most)[0] for source, most in each]
 
-    def _search(self, max_new_tokens: int, **how: Any) -> GenerationConfig:
-        search = super()._search(max_new_tokens, **how)
+    def search(self, max_new_tokens: int, **how: Any) -> GenerationConfig:
+        """As any, but no token ends an output."""
+        search = super().search(max_new_tokens, **how)
         search.eos_token_id = None
         return search
 

@@ -163,7 +163,9 @@ def _shuffled_loss(module: RowLoss, batch: TextBatch) -> float:
     """The soft loss a row where each row has the labels of another."""
     order = torch.randperm(batch.rows, generator=torch.Generator().manual_seed(0))
     labels = {
-        at: SparseLabels(ids_NK=each.ids_NK[order], probs_NK=each.probs_NK[order]) for at, each in batch.labels.items()
+        at: SparseLabels(ids_NK=each.ids_NK[order], probs_NK=each.probs_NK[order])
+        for at, each in batch.labels.items()
+        if isinstance(each, SparseLabels)
     }
     sums = module(replace(batch, labels=labels))
     return float(sums.soft) / batch.rows
