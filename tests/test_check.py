@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from golden import BROKEN, Broken, sound
-from instil.run.check import Checked, check
+from command import instil
+from golden import BROKEN, Broken
+from harm import sound, taught
+from instil.core.errors import ConfigError
+from instil.models.wheels import cache_folder
+from instil.run import check as checking
+from instil.run.check import Checked, check, chosen_groups
+from instil.run.pipeline import Pipeline
 from instil.run.recipe_file import read_recipe
 
 pytestmark = pytest.mark.timeout(300)
@@ -15,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def _checked(folder: Path, **options: object) -> Checked:
-    return check(read_recipe(folder / "recipe.yaml"), folder, sample=12, **options)  # type: ignore[arg-type]
+    return check(read_recipe(folder / "recipe.yaml"), folder, sample=8, **options)  # type: ignore[arg-type]
 
 
 def _codes(checked: Checked, grade: str) -> set[str]:

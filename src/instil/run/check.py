@@ -119,10 +119,11 @@ def check_first(pipeline: Pipeline) -> None:
         pipeline.recipe, pipeline.base, sample=SAMPLE_FIRST, read=lambda: (pipeline.data.splits, pipeline.data.account)
     )
     for each in checked.of("warn"):
-        console.say(f"  {each.problem}")
+        console.say(f"  warning: {each.problem}")
     console.say(f"  checked: {checked.line()}")
     if failed := checked.of("fail"):
-        raise CheckFailed("\n".join(str(each.problem) for each in failed))
+        lines = [str(each.problem) for each in failed]
+        raise CheckFailed(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
     publish.write_text(place, json.dumps(checked.as_json(), indent=2, ensure_ascii=False) + "\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 
 from instil.core.errors import ModelError
@@ -87,8 +86,7 @@ def machine(case: Case) -> Iterator[Problem]:
     yield from environment.device()
     yield from environment.runs_folder(case.base / Path(case.recipe.runs_dir).expanduser())
     for name, loop in loops(case):
-        yield from chain(train_checks.precision(name, loop), train_checks.trackers(name, loop))
-        yield from train_checks.batches(name, loop, case.encoded[0])
+        yield from train_checks.loop(name, loop, case.encoded[0])
 
 
 def loops(case: Case) -> list[tuple[str, LoopConfig]]:
