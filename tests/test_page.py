@@ -62,7 +62,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 def test_a_diff_shows_what_came_and_what_went() -> None:
     assert word_diff("a fast tool", "a very fast <tool>") == (
-        "a <ins>very </ins>fast <ins>&lt;</ins>tool<ins>&gt;</ins>"
+        "a<ins> very</ins> fast <ins>&lt;</ins>tool<ins>&gt;</ins>"
     )  # fmt: skip
     assert word_diff("one two", "one") == "one<del> two</del>"
     assert share_alike("a b", "a b") == share_alike("", "") == 1.0

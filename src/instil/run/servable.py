@@ -12,11 +12,11 @@ import yaml
 from instil.core.config import parse
 from instil.core.errors import ConfigError, InstilError, ModelError
 from instil.data.prompts import Prompt
+from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.serve.config import ModelSpec
 
 SUMMARY_NAME = "summary.json"
 _RECIPE_NAME, _MANIFEST_NAME, _MODEL_NAME, _ADAPTER_NAME = "recipe.yaml", "manifest.json", "model", "adapter"
-_SHEET_NAME = "instil.json"
 _STUDENTS = ("student", "student_without_teacher")
 
 
@@ -47,7 +47,7 @@ def _specs(typed: str) -> list[ModelSpec]:
         return _of_run(folder, name or folder.resolve().name)
     if (folder / _MANIFEST_NAME).is_file():
         return [_of_stage(folder, name or folder.resolve().name)]
-    if (folder / _SHEET_NAME).is_file():
+    if (folder / SHEET_NAME).is_file():
         return [_of_export(folder, name or folder.resolve().name)]
     if folder.is_dir() and (folder.parent / _RECIPE_NAME).is_file():
         return [_of_stage(folder.parent, name or folder.resolve().parent.name)]
@@ -91,13 +91,9 @@ def _of_stage(folder: Path, name: str) -> ModelSpec:
 
 
 def _of_export(folder: Path, name: str) -> ModelSpec:
-    path = folder / _SHEET_NAME
-    try:
-        sheet = json.loads(path.read_text(encoding="utf8"))
-        limits = {"source": sheet.get("source_limit"), "target": sheet.get("target_limit")}
-        return ModelSpec(name=name, ref=str(folder), **_known({**sheet, "limits": limits}, path))
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{path}: damaged; export the student again") from error
+    sheet = read_sheet(folder)
+    most = {} if sheet.target_limit is None else {"max_new_tokens": sheet.target_limit}
+    return ModelSpec(name=name, ref=str(folder), prompt=sheet.prompt, max_source_tokens=sheet.source_limit, **most)
 
 
 def _recipe(folder: Path) -> Mapping[str, Any]:

@@ -33,13 +33,14 @@ class CTranslate2Engine(Engine):
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
         """The ids written behind each prompt."""
+        return [self._written(each) for each in self.run(prompts, max_new_tokens, max_batch_size=batch_size)]
+
+    def run(self, prompts: Sequence[list[int]], max_new_tokens: int, **options: Any) -> Any:
+        """What CTranslate2 itself gives for `prompts`, under the student's alphabet and with its own `options`."""
         alphabet = self.sheet.alphabet
         forced = [self.tokens[alphabet.first]] if alphabet.first is not None else None
-        found = self._run(
-            prompts, max_new_tokens, forced=forced, max_batch_size=batch_size,
-            suppress_sequences=[[self.tokens[token] for token in tokens] for tokens in alphabet.never] or None,
-        )  # fmt: skip
-        return [self._written(each) for each in found]
+        never = [[self.tokens[token] for token in tokens] for tokens in alphabet.never] or None
+        return self._run(prompts, max_new_tokens, forced=forced, suppress_sequences=never, **options)
 
     def trace(self, prompt: list[int], max_new_tokens: int) -> Trace:
         """One text step by step."""

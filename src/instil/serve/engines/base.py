@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from tokenizers.decoders import DecodeStream
@@ -67,9 +66,3 @@ class Writer:
         whole = str(self._tokenizer.decode(self.ids, skip_special_tokens=True))
         if not self.job.stopped and whole.startswith(self.job.text):
             self.job.text = whole
-
-
-def memory_of_files(path: Path) -> int:
-    """Bytes of the weights at `path`: a file, or the weights' files of a folder."""
-    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("model.bin"), *path.glob("*.gguf")]
-    return sum(file.stat().st_size for file in files)

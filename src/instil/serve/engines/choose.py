@@ -70,7 +70,9 @@ def start(spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limit
     if choice.engine == "ctranslate2":
         from instil.serve.engines.ctranslate2_engine import CTranslate2Engine
 
-        return CTranslate2Engine(Path(ref).expanduser(), device=device.partition(":")[0], **common)
+        return CTranslate2Engine(
+            Path(ref).expanduser(), device=device.partition(":")[0], context=options.context, **common
+        )
     if choice.engine == "llama.cpp":
         from instil.serve.engines.llama_engine import LlamaEngine
 

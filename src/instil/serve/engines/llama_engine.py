@@ -11,7 +11,7 @@ import xllamacpp
 
 from instil.core.errors import ModelError
 from instil.models.loading import load_tokenizer
-from instil.serve.engines.base import EngineFacts, memory_of_files
+from instil.serve.engines.base import EngineFacts
 from instil.serve.jobs import Job
 
 _QUIET = -1
@@ -45,7 +45,7 @@ class LlamaEngine:
         self.drafted = self.accepted = 0
         self._counting = threading.Lock()
         self.facts = EngineFacts(
-            "llama.cpp" + (f" with the draft {draft.stem}" if draft else ""), "decoder-only", memory_of_files(path),
+            "llama.cpp" + (f" with the draft {draft.stem}" if draft else ""), "decoder-only", path.stat().st_size,
             workers=batch, positions=context,
         )  # fmt: skip
 

@@ -1,0 +1,140 @@
+"""What serving costs: teacher and student on transformers and on their best engines, alone and behind the server.
+
+    python -m benchmarks.serving RUN [--quick] [--json]
+
+`RUN` is the folder of a finished run, such as runs/quickstart. Engines are timed in turns on the texts of its test set;
+the server and the bare engine take the same batches of 16, so that their ratio is what HTTP, queue and scheduling cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving_parts import Served, exports_of, quality, served, sources_of, speculation
+from instil.core import console, units
+
+LEVELS = (1, 4, 16)
+MOST = 32
+"""New tokens of an answer at most, as in the quickstart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of one system at one number of clients."""
+
+    p50_ms: float
+    p95_ms: float
+    tokens_per_second: float
+    requests_per_second: float
+
+
+def speed_of(ask: Callable[[str], int], sources: Sequence[str], clients: int) -> Speed:
+    """`ask` gives the number of tokens written; `clients` of them wait at a time."""
+
+    def timed(source: str) -> tuple[float, int]:
+        begun = time.perf_counter()
+        tokens = ask(source)
+        return time.perf_counter() - begun, tokens
+
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        found = list(pool.map(timed, sources))
+    seconds = time.perf_counter() - begun
+    times = sorted(1000 * each for each, _ in found)
+    return Speed(
+        statistics.median(times), times[max(0, round(0.95 * len(times)) - 1)],
+        sum(tokens for _, tokens in found) / seconds, len(found) / seconds,
+    )  # fmt: skip
+
+
+def overhead(system: Served, sources: Sequence[str], rounds: int) -> float:
+    """The server's throughput as a share of the bare engine's, 16 at a time; the median over rounds in turns."""
+    shares = []
+    for number in range(rounds):
+        # Texts that differ by a space, in turns, so that neither finds its prompts in an engine's own cache.
+        texts = [[source + " " * (2 * number + side) for source in sources] for side in (0, 1)]
+        bare = system.bare(texts[number % 2], 16)
+        behind = speed_of(system.over_http, texts[1 - number % 2], 16).requests_per_second
+        shares.append(behind / bare)
+    return statistics.median(shares)
+
+
+def measure(run: Path, quick: bool, threads: int | None) -> dict[str, Any]:
+    """All numbers."""
+    count, rounds = (16, 1) if quick else (96, 5)
+    sources = sources_of(run, count)
+    found: dict[str, Any] = {"n": count, "rounds": rounds, "threads": threads, "systems": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        places = exports_of(run, Path(scratch), quick=quick)
+        for name, place in places.items():
+            console.say(f"  {name}")
+            found["systems"][name] = _system(name, place, sources, rounds, threads)
+        found["quality"] = quality(run, places, count)
+        found["speculation"] = speculation(run, Path(scratch), sources[: 8 if quick else 32], threads)
+    return {**found, **_keys(found)}
+
+
+def _system(name: str, place: Any, sources: Sequence[str], rounds: int, threads: int | None) -> dict[str, Any]:
+    with served(name, place, threads) as system:
+        speeds = {str(level): _as_dict(speed_of(system.over_http, sources, level)) for level in LEVELS}
+        found = {"engine": system.engine, "bytes": system.bytes, "memory": system.memory, "clients": speeds}
+        return found | {"server_over_engine_c16": overhead(system, sources, rounds)}
+
+
+def _as_dict(speed: Speed) -> dict[str, float]:
+    return {name: round(getattr(speed, name), 3) for name in Speed.__dataclass_fields__}
+
+
+def _keys(found: dict[str, Any]) -> dict[str, float]:
+    systems, scores, ahead = found["systems"], found["quality"], found["speculation"]
+    best = systems["student, ctranslate2 int8"]
+    plain = systems["teacher, transformers fp32"]
+    return {
+        "server_over_engine_c16": best["server_over_engine_c16"],
+        "speedup_over_transformers_fp32": plain["clients"]["1"]["p50_ms"] / best["clients"]["1"]["p50_ms"],
+        "size_ratio": systems["student, transformers fp32"]["bytes"] / best["bytes"],
+        "rougeL_change": scores["student, ctranslate2 int8"] / scores["student, transformers fp32"] - 1,
+        "speculative_speedup": ahead["distilled"]["speedup"],
+        "speculative_acceptance": ahead["distilled"]["acceptance"],
+    }
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"{'system':<30}{'clients':>8}{'p50 ms':>9}{'p95 ms':>9}{'tokens/s':>10}{'weights':>10}{'memory':>10}"]
+    for name, system in found["systems"].items():
+        for level, speed in system["clients"].items():
+            sizes = [units.size(system[key]) if system[key] else "-" for key in ("bytes", "memory")]
+            numbers = "".join(f"{speed[key]:>{width}.1f}" for key, width in _COLUMNS)
+            lines.append(f"{name:<30}{level:>8}{numbers}{sizes[0]:>10}{sizes[1]:>10}")
+    lines += [f"{key:<34}{found[key]:.3f}" for key in _keys(found)]
+    return [*lines, f"n = {found['n']} texts, {found['rounds']} rounds; ROUGE-L: {found['quality']}"]
+
+
+_COLUMNS = (("p50_ms", 9), ("p95_ms", 9), ("tokens_per_second", 10))
+
+
+def main() -> None:
+    """Reads the options, prints the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, nargs="?", default=Path("runs/quickstart"))
+    parser.add_argument("--quick", action="store_true", help="few texts, one round: whether it works")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--threads", type=int, help="of each engine; as many as it likes unless given")
+    options = parser.parse_args()
+    found = measure(options.run, options.quick, options.threads)
+    if options.json:
+        console.emit_json(found)
+    else:
+        print("\n".join(_lines(found)))
+
+
+if __name__ == "__main__":
+    main()
