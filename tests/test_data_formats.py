@@ -162,6 +162,12 @@ def test_torn_parquet(tmp_path: Path) -> None:
     assert "a.parquet" in refusal(tmp_path / "a.parquet", bytes(damaged))
 
 
+def test_objects_may_lack_what_others_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"source": "a", "target": "b"}\n{"source": "c", "targets": ["d", "e"]}\n')
+    assert [r.targets for r in load(path, columns={"target": ["target", "targets"]})] == [("b",), ("d", "e")]
+
+
 def test_missing_columns_are_guessed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,summary,guid\na,b,c\n")

@@ -43,12 +43,13 @@ def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
         "data": f"{{{PAIRS}}}",
         "teacher": f"{{model: {models_folder() / 'llama'}}}",
         **(
-            {"student.keep": keep}
-            if keep
-            else {}
+            {}
             if recipe.student and recipe.student.model
+            else {"student.keep": keep}
+            if keep
             else {"student.layers": "2"}
         ),
+        **({"assistants": "[{student: {layers: 2}}]"} if recipe.assistants else {}),
         "distil.loop.budget": "{steps: 3}",
         "limits": "{source: 64, target: 16}",
         "evaluate": "{items: 4, max_new_tokens: 6, latency_items: 2}",

@@ -178,10 +178,10 @@ def test_the_share_of_batches_is_the_students(tmp_path: Path) -> None:
         own.append(batch.own)
         assert batch.labels and (batch.rows <= 2 * LONGEST or not batch.own)
     assert not any(own[:6]) and all(own[6:])
-    half = make_task(share=0.5)
-    drawn = [half.own.wants(0.0, step, 0) for step in range(200)]  # type: ignore[union-attr]
+    half = on_policy(task.module.model, 0.5)
+    drawn = [half.wants(task.examples[:2], step, 0.0) for step in range(200)]
     assert 70 < sum(drawn) < 130
-    assert drawn == [make_task(share=0.5).own.wants(0.0, step, 0) for step in range(200)]  # type: ignore[union-attr]
+    assert drawn == [on_policy(task.module.model, 0.5).wants(task.examples[:2], step, 0.0) for step in range(200)]
 
 
 def test_batches_leave_room_for_what_is_written() -> None:
@@ -278,7 +278,10 @@ def test_killed_on_policy_goes_on_and_ends_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (("teacher.served={url: http://localhost/v1}",), "too far away"),
+        (
+            ("teacher.served={url: http://localhost/v1}", "distil.temperature=2"),
+            "served teacher tells its first ids at temperature 1; leave distil.temperature out",
+        ),
         (("student={scratch: {layers: 1, tokenizer: {train: 300}}}",), "without on_policy"),
         (("student.vocabulary={tokens: used}",), "leave student.vocabulary out"),
         (("distil.weigh=sure",), "weigh reads stored labels"),

@@ -33,9 +33,11 @@ from instil.models.config import ServedConfig
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.models.served import Endpoint, Pace, ServedGenerator
+from instil.objectives.fused import Mix, SparseLabels, row_loss
 from instil.run.pipeline import Pipeline
 from instil.run.recipe_file import read_recipe
 from instil.run.teachers import rank_teachers
+from instil.train.live import dense_labels
 from project import models_folder, project
 from test_labels import MADE_FROM, make_examples, open_store
 
@@ -298,6 +300,41 @@ def test_a_whole_run_with_a_served_teacher(llama: str, tmp_path: Path) -> None:
     assert "requests" in instil("labels", "show", str(store), cwd=folder).out
     again = instil("run", "recipe.yaml", cwd=folder)
     assert "label: reused" in again.err, again.err
+
+
+def test_a_server_scores_what_a_student_writes(tmp_path: Path) -> None:
+    """All ids of a server are the dense labels of the model itself."""
+    examples, asked = make_examples(6), []
+    teacher = in_memory()
+    student = tiny.tiny_model("qwen3", seed=1)
+    rows = family_of(student, pad_id=tiny.PAD).rows(student, teacher.family.collate(examples))
+    with answering(vllm(teacher.model, asked)) as url:
+        ids_NK, probs_NK = served(url).score(examples, tiny.PADDED_VOCABULARY)
+        head_NK, _ = served(url).score(examples, HEAD)
+    mix = Mix(soft=1.0, hard=0.0, divergence="jsd")
+    losses = [
+        row_loss(rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, labels=labels).soft
+        for labels in (SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK), dense_labels(teacher.rows(examples)))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert head_NK.shape == (len(rows.target_N), HEAD) and torch.equal(head_NK[:, 0], ids_NK[:, 0])
+
+
+@pytest.mark.timeout(300)
+def test_a_student_that_writes_for_a_served_teacher(llama: str, tmp_path: Path) -> None:
+    folder = project(
+        tmp_path / "run", "qwen3", pairs=20, teacher={"teach": None, "served": {"url": llama}},
+        labels={"head": 6, "temperatures": [1.0], "targets": "gold"},
+        distil={
+            "temperature": 1.0, "without_teacher": False, "divergence": "reverse_kl",
+            "on_policy": {"share": 1, "max_new_tokens": 4},
+            "loop": {"budget": {"steps": 2}, "batch_tokens": 200, "trackers": []},
+        },
+    )  # fmt: skip
+    ended = instil("distil", "recipe.yaml", "--json", cwd=folder)
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)["result"]
+    assert result["soft"] > 0 and result["writing_share"] > 0
 
 
 def test_a_served_teacher_writes_the_lesson_and_is_ranked(llama: str, tmp_path: Path) -> None:

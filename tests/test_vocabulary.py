@@ -268,14 +268,15 @@ def test_where_taking_words_changes_a_target_tokens_keep_their_parts() -> None:
     assert "3 targets changed, such as '0'" in str(report)
 
 
-def test_names_left_free_for_later_are_kept_only_where_they_are_used() -> None:
+def test_special_names_are_kept_also_those_left_free_for_later() -> None:
     tokenizer = copy.deepcopy(small_tokenizer("byte-level"))
     tokenizer.add_special_tokens({"extra_special_tokens": ["<unused0>", "<|reserved_special_token_1|>", "<sep>"]})
     records = [Record("a", "one <unused0>", ("two",))]
     data = Texts(prompt=PROMPT, limits=LIMITS, kind="decoder-only", records=records)
     _, after, report = trim(small_model("byte-level"), tokenizer, data, None)
     assert report.respelled == 0 and report.kept == len(after)
-    assert [name in after.get_vocab() for name in ("<unused0>", "<|reserved_special_token_1|>", "<sep>")] == [1, 0, 1]
+    assert report.special == len(tokenizer.added_tokens_decoder) == 7 and "7 of them special" in str(report)
+    assert [name in after.get_vocab() for name in ("<unused0>", "<|reserved_special_token_1|>", "<sep>")] == [1, 1, 1]
     assert after.decode(ids(after, "a <|reserved_special_token_1|>")) == "a <|reserved_special_token_1|>"
 
 
@@ -383,7 +384,8 @@ def test_a_whole_run_with_fewer_tokens(name: str, kind: str, tmp_path: Path) -> 
     folder = make_project(tmp_path / "project", name, kind)
     ended = instil("run", "recipe.yaml", "--json", cwd=folder)
     assert ended.code == 0, ended.err
-    assert f"keeps {TOKENS} of {small_model(name).config.vocab_size:,} tokens; targets unchanged" in ended.err
+    kept = f"keeps {TOKENS} of {small_model(name).config.vocab_size:,} tokens, "
+    assert kept in ended.err and " of them special; targets unchanged" in ended.err
     result = json.loads((finished(folder, "student") / "manifest.json").read_text())["result"]
     assert result["vocabulary"]["kept"] == TOKENS and result["vocabulary"]["changed"] == []
     for stage in ("student", "distil", "distil-without-teacher"):

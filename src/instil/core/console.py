@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from instil.core import units
+from instil.core.processes import is_first
 
 T = TypeVar("T")
 Advance = Callable[[float, str], None]
@@ -28,8 +29,9 @@ _PLAIN_EVERY_SECONDS = 30.0
 
 
 def say(message: str) -> None:
-    """One line for the person, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for the person, on stderr; of several processes, the first speaks for all."""
+    if is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 def emit_json(value: Any) -> None:
@@ -43,7 +45,7 @@ def progress(label: str, total: float | None, unit: str = "") -> Iterator[Advanc
 
     Nothing shows for work that ends within two seconds. `total` is in `unit`; None when unknown.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and is_first():
         with _bar(label, total, unit) as advance:
             yield advance
     else:

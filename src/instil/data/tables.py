@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from instil.data.problems import BadData
 
 Row = tuple[int, Mapping[str, object]]
 """A line or row number, counted from 1, and the values by column."""
+_LOOKED_AT = 1000
+"""Rows that are looked at for their columns where a format does not list them: an object may lack what others have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,9 @@ def table(
     numbered_by: str = "line",
     lists_as_text: bool = False,
 ) -> Table:
-    """A `Table` whose columns are, where not given, those of the first row. Raises `BadData` when there is no row."""
-    first = next(rows, None)
-    if first is None:
+    """A `Table` whose columns are, where not given, those of its first rows. Raises `BadData` when there is no row."""
+    first = list(islice(rows, _LOOKED_AT if columns is None else 1))
+    if not first:
         raise BadData(name, "holds no records", "fill the file, or leave it out")
-    found = tuple(first[1]) if columns is None else columns
-    return Table(name, found, chain([first], rows), numbered_by, lists_as_text)
+    found = tuple(dict.fromkeys(key for _, row in first for key in row)) if columns is None else columns
+    return Table(name, found, chain(first, rows), numbered_by, lists_as_text)

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from instil.core.errors import InstilError, LabelError, storage_error
 from instil.data.tokens import Encoded
@@ -84,6 +85,18 @@ class ServedTeacher:
         if missing:
             self._ask_all(missing, codec.head, found, aside, advance)
         return self._labelled([found[example.id] for example in examples], examples, codec)
+
+    def score(self, examples: Sequence[Encoded], most: int) -> tuple[Tensor, Tensor]:
+        """The first `most` ids of each row of `examples`, in their order, and their probabilities, both `(N, most)`; -1
+        where a row has fewer. Nothing is put aside: what a student writes comes but once."""
+        found = {answers.id: answers.rows for answers in self._answers(self._way, examples, most)}
+        rows = [row[:most] for example in examples for row in found[example.id]]
+        self._require_known(rows)
+        ids_NK = torch.full((len(rows), most), -1)
+        for number, row in enumerate(rows):
+            ids_NK[number, : len(row)] = torch.tensor([token for token, _ in row])
+        probs_NK = _probabilities(rows)
+        return ids_NK, nn.functional.pad(probs_NK, (0, most - probs_NK.shape[1]))
 
     def _ask_all(
         self, examples: Sequence[Encoded], most: int, found: dict[str, Answers], aside: Path,
@@ -191,11 +204,7 @@ class ServedTeacher:
         told = [row for each in answers for row in each.rows]
         rows = [row[: codec.head] for row in told]  # A server that scores prompts lists the target beside its first.
         targets = [token for example in examples for token in example.target_ids]
-        if (highest := max((token for row in rows for token, _ in row), default=0)) >= self.vocabulary:
-            raise LabelError(
-                f"{self.endpoint.config.url}: lists id {highest}, but the tokenizer of teacher.model has"
-                f" {self.vocabulary}; name the model that is served in teacher.model"
-            )
+        self._require_known(rows)
         columns = _columns(rows, codec)
         sums = _sums(told, targets, codec.head) | {"head_mass": float(columns.masses_H.sum()) / codec.unit}
         for name in ("requests", "input_tokens", "output_tokens"):
@@ -205,6 +214,13 @@ class ServedTeacher:
             sums["input_tokens"] * prices.usd_per_million_input + sums["output_tokens"] * prices.usd_per_million_output
         )
         return Labelled(columns=[columns], sums=sums)
+
+    def _require_known(self, rows: Sequence[Candidates]) -> None:
+        if (highest := max((token for row in rows for token, _ in row), default=0)) >= self.vocabulary:
+            raise LabelError(
+                f"{self.endpoint.config.url}: lists id {highest}, but the tokenizer of teacher.model has"
+                f" {self.vocabulary}; name the model that is served in teacher.model"
+            )
 
 
 def _written(reply: Reply) -> list[tuple[int, Candidates]]:
@@ -247,17 +263,21 @@ def _read_answers(aside: Path) -> dict[str, Answers]:
 
 def _columns(rows: Sequence[Candidates], codec: Codec) -> Columns:
     counts_R = np.array([len(row) for row in rows], np.uint32)
-    probs_RK = torch.zeros(len(rows), int(counts_R.max(initial=0)))
-    for number, row in enumerate(rows):
-        probs_RK[number, : len(row)] = torch.tensor([value for _, value in row], dtype=torch.float64).exp().float()
-    # Servers round; a head never holds more than all.
-    probs_RK /= probs_RK.sum(-1, keepdim=True).clamp_min(1)
-    masses_RK = in_units(probs_RK, codec.unit).numpy().astype(np.uint32)
+    masses_RK = in_units(_probabilities(rows), codec.unit).numpy().astype(np.uint32)
     used_RK = np.arange(masses_RK.shape[1]) < counts_R[:, None]
     return Columns(
         heads_R=counts_R, draws_R=np.zeros_like(counts_R), masses_H=masses_RK[used_RK],
         ids_H=np.array([token for row in rows for token, _ in row], np.uint32), drawn_S=np.zeros(0, np.uint32),
     )  # fmt: skip
+
+
+def _probabilities(rows: Sequence[Candidates]) -> Tensor:
+    """The probabilities of each row, `(R, K)` for the longest one's K."""
+    probs_RK = torch.zeros(len(rows), max((len(row) for row in rows), default=0))
+    for number, row in enumerate(rows):
+        probs_RK[number, : len(row)] = torch.tensor([value for _, value in row], dtype=torch.float64).exp().float()
+    # Servers round; a head never holds more than all.
+    return probs_RK / probs_RK.sum(-1, keepdim=True).clamp_min(1)
 
 
 def _sums(rows: Sequence[Candidates], targets: Sequence[int], head: int) -> dict[str, float]:

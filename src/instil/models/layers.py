@@ -107,7 +107,7 @@ def _config_key(config: Any, side: Side, count: int) -> str | None:
     """What `config` calls the number of layers on `side`, if that is `count`."""
     names: tuple[str, ...]
     if config.is_encoder_decoder:
-        names = ("encoder_layers", "num_layers") if side == "encoder" else ("decoder_layers", "num_decoder_layers")
+        names = ("encoder_layers", "num_layers") if side == "encoder" else ("num_decoder_layers", "decoder_layers")
     else:
         names = ("num_hidden_layers",)
     return next((name for name in names if getattr(config, name, None) == count), None)

@@ -100,10 +100,14 @@ def _teacher(recipe: Recipe) -> str:
     parts = [_hub_id(teacher.model) or _public(teacher.model)]
     if teacher.revision:
         parts.append(f"revision {teacher.revision}")
+    if teacher.scratch:
+        parts.append("from scratch")
     if teacher.adapter:
         parts.append(f"with the adapter {_public(teacher.adapter)}")
     if teacher.teach:
         parts.append(f"taught for {teacher.teach.loop.budget} on the data")
+    if recipe.assistants:
+        parts.append(f"by way of {len(recipe.assistants)} assistant{'s' if len(recipe.assistants) > 1 else ''}")
     return ", ".join(parts)
 
 

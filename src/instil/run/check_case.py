@@ -27,7 +27,8 @@ from instil.run.check_step import Step, Untrained, rows_of, take_step
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig
 from instil.run.stages.label import Labels, open_labels
-from instil.run.stages.student import cut_student, random_student
+from instil.run.stages.scratch import scratch_student
+from instil.run.stages.student import cut_student
 from instil.run.stages.teach import Teacher, base_teacher, shipped
 from instil.train.preflight import live_labels
 
@@ -163,7 +164,7 @@ class Case:
         if self.teacher is None:
             return None
         if section.scratch:
-            return Untrained(*random_student(section.scratch, self.teacher, (), recipe.seed)[:2])
+            return Untrained(*scratch_student(section.scratch, self.teacher, (), recipe.seed)[:2])
         if not (section.layers or section.encoder_layers or section.keep or section.width):
             return None
         quickly = section.model_copy(

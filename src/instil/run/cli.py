@@ -16,8 +16,10 @@ from typing import Annotated, Any
 import typer
 
 import instil
+from instil.core.processes import is_first
 from instil.run.check_cli import check
 from instil.run.compare_cli import compare
+from instil.run.judge_cli import judge_app
 from instil.run.labels_cli import labels_app
 from instil.run.methods_cli import methods, teachers
 from instil.run.plan_cli import plan_app
@@ -33,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(judge_app, name="judge")
 app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command()(methods)
@@ -185,7 +188,7 @@ def run(
 ) -> None:
     """Check, then run all stages, reusing what is finished, and write summary.json and report.html."""
     pipeline = _pipeline(recipe, overrides)
-    if not no_check:
+    if not no_check and is_first():
         from instil.run.check import check_first
 
         check_first(pipeline)
@@ -246,6 +249,8 @@ def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `instil` command: runs it, and turns the user's errors into one clear line each."""
     quiet_libraries()
+    if not is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # The first prints the result for all.
     sys.exit(_guarded(lambda: app(arguments, prog_name="instil", standalone_mode=False)))
 
 

@@ -29,7 +29,7 @@ def measure_labels(pipeline: Pipeline, rows: int) -> list[dict[str, Any]]:
         raise ConfigError("how near labels come depends on who learns; add a student section to the recipe")
     if recipe.teacher.served:
         raise ConfigError("a served teacher does not tell its whole distribution, so there is nothing to compare with")
-    loaded, student = pipeline.teacher.loaded, load_made(pipeline.untrained).model
+    loaded, student = pipeline.instructor.loaded, load_made(pipeline.untrained).model
     teacher = Remembering(model=loaded.model, family=family_of(loaded.model))
     examples = _enough(encode(recipe, loaded, pipeline.data.splits["train"], "labels")[0], rows)
     codecs: dict[str, Codec] = {name: Codec.of(name, teacher.vocabulary) for name in THRESHOLDS}

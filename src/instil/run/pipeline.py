@@ -1,6 +1,8 @@
 """The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
 
 data -> teach (-> synthesise) -> label -> student -> distil (with labels, and without) -> evaluate -> report
+
+Assistants, where there are any, stand behind teach: label -> student -> distil for each of them.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from instil.core import publish, units
+from instil.core.processes import is_first
 from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
 from instil.models.folders import CARD_NAME
 from instil.run.card import with_results
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.stage import Artifact, Workshop
+from instil.run.stages.assistants import legs_of, run_assistants
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
 from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
@@ -51,8 +55,9 @@ class Pipeline:
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher, taught where the recipe says so."""
-        check_student(self.recipe)  # Before hours are spent on a teacher.
-        check_tokenizers(self.recipe, self.data)
+        for recipe in (*legs_of(self.recipe), self.recipe):
+            check_student(recipe)  # Before hours are spent on a teacher.
+            check_tokenizers(recipe, self.data)
         return run_teach(self.shop, self.recipe, self.data)
 
     @cached_property
@@ -61,24 +66,29 @@ class Pipeline:
         return run_synthesise(self.shop, self.recipe, self.base, self.data, self.teacher)
 
     @cached_property
+    def instructor(self) -> Teacher:
+        """Who teaches the student itself: the last of the recipe's assistants, or the teacher."""
+        return run_assistants(self.shop, self.recipe, self.lesson, self.teacher)
+
+    @cached_property
     def labels(self) -> Labels:
         """What the teacher knows about the train split."""
-        return run_labels(self.shop, self.recipe, self.lesson, self.teacher)
+        return run_labels(self.shop, self.recipe, self.lesson, self.instructor)
 
     def label_part(self, number: int, of: int) -> Artifact:
         """The labels of every `of`-th shard, from the `number`-th on."""
-        return write_part(self.shop, self.recipe, self.lesson, self.teacher, Part(number=number, of=of))
+        return write_part(self.shop, self.recipe, self.lesson, self.instructor, Part(number=number, of=of))
 
     @cached_property
     def untrained(self) -> Artifact:
         """The student before it learns."""
         labels = self.labels if needs_labels(self.recipe) else None
-        return run_student(self.shop, self.recipe, self.lesson, self.teacher, labels)
+        return run_student(self.shop, self.recipe, self.lesson, self.instructor, labels)
 
     @cached_property
     def student(self) -> Artifact:
         """The distilled student."""
-        return run_distil(self.shop, self.recipe, self.lesson, self.untrained, self.labels, self.teacher)
+        return run_distil(self.shop, self.recipe, self.lesson, self.untrained, self.labels, self.instructor)
 
     @cached_property
     def without_teacher(self) -> Artifact | None:
@@ -104,13 +114,15 @@ class Pipeline:
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""
-        comparison = read_comparison(self.evaluation)
+        from instil.run import report
+
+        comparison, place = read_comparison(self.evaluation), self.root / report.REPORT_NAME
+        if not is_first():
+            return comparison, place
         summary = comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
         publish.write_text(self.root / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         self._tell_card(comparison)
-        from instil.run import report
-
-        place = report.write_report(
+        report.write_report(
             self.root, title=self.recipe.name, comparison=comparison, curves=self._curves(), facts=self._facts(),
             next_command=next_command,
         )  # fmt: skip
@@ -125,6 +137,8 @@ class Pipeline:
 
     def _artifacts(self) -> dict[str, Artifact]:
         found: dict[str, Artifact | None] = {"data": self.data.artifact, "teach": self.teacher.artifact}
+        if self.recipe.assistants:
+            found["last assistant"] = self.instructor.artifact
         if self.recipe.distil:
             found |= {"labels": self.labels.artifact, "untrained student": self.untrained, **self.students}
         found["evaluation"] = self.evaluation
@@ -141,7 +155,7 @@ class Pipeline:
 
     def _facts(self) -> list[tuple[str, str]]:
         recipe, manifest = self.recipe, self.evaluation.manifest
-        facts = [("Teacher", recipe.teacher.model + (f" + {recipe.teacher.adapter}" if recipe.teacher.adapter else ""))]
+        facts = [("Teacher", recipe.teacher.title)]
         facts.append(("Records", "\n".join(self.data.artifact.manifest.result["account"])))
         if recipe.distil:
             facts.append(("Budget of each student", str(recipe.distil.loop.budget)))

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
+from instil.run.sections.assistants import AssistantConfig
 from instil.run.sections.distil import DistilConfig
 from instil.run.sections.evaluate import EvaluateConfig
 from instil.run.sections.labels import LabelsConfig
@@ -45,6 +46,7 @@ class Recipe(Config):
     teachers: tuple[TeacherConfig, ...] = ()
     synthetic: SyntheticConfig | None = None
     labels: LabelsConfig = LabelsConfig()
+    assistants: tuple[AssistantConfig, ...] = ()
     student: StudentConfig | None = None
     distil: DistilConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -83,15 +85,23 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _assistants_label(self) -> Self:
+        labels = self.labels
+        if self.assistants and not self.distil:
+            raise ValueError("assistants learn as the student does; add a distil section, or leave assistants out")
+        if self.assistants and (labels.store or labels.completions or labels.others):
+            raise ValueError(
+                "each of the assistants makes labels of its own; leave labels.store, completions and others out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _server_can_tell(self) -> Self:
         labels = self.labels
         if self.teacher.served and self.distil and self.distil.features:
             raise ValueError("a served teacher shows no hidden states; leave distil.features out")
-        if self.teacher.served and self.distil and self.distil.wants_teacher:
-            raise ValueError(
-                "distil.on_policy asks the teacher in each step, which a served one is too far away for; load it in"
-                " memory (leave teacher.served out), or leave on_policy out"
-            )
+        if self.teacher.served and self.distil and self.distil.on_policy and self.distil.temperatures != (1.0,):
+            raise ValueError("a served teacher tells its first ids at temperature 1; leave distil.temperature out")
         if self.teacher.served and (labels.temperatures != (1.0,) or labels.detail != "default"):
             raise ValueError(
                 "a served teacher tells its first ids at temperature 1; leave labels.detail and labels.temperatures out"
@@ -116,6 +126,16 @@ class Recipe(Config):
         if self.student and self.student.vocabulary and self.distil and self.distil.on_policy:
             raise ValueError(
                 "distil.on_policy needs a student that writes all of the teacher's tokens; leave student.vocabulary out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> Self:
+        learns = self.distil and self.distil.learns_from_labels
+        if self.teacher.scratch and self.student and self.student.model and learns:
+            raise ValueError(
+                "teacher.scratch gives the teacher tokens of its own, which student.model does not read in, so labels"
+                " do not fit it; cut the student out of the teacher, or learn from texts: distil.alpha: 0"
             )
         return self
 

@@ -3,7 +3,8 @@
     runs/<recipe>/<stage>-<fingerprint>/        finished: result, recipe.yaml, manifest.json
     runs/<recipe>/<stage>-<fingerprint>.part/   under way or interrupted: the same command goes on from here
 
-Same fingerprint, same result: it is reused, and said so. A lock keeps two processes off the same work.
+Same fingerprint, same result: it is reused, and said so. A lock keeps two processes off the same work; those that a
+launcher started together train together, and wait for the first with all else (core/processes.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from instil.core import console, units
 from instil.core.errors import ConfigError, storage_error
 from instil.core.fingerprint import fingerprint
 from instil.core.manifest import MANIFEST_NAME, Manifest, read_manifest
+from instil.core.processes import is_first, together
 from instil.core.publish import sweep, write_text
 
 CODE_VERSIONS = {
@@ -36,6 +38,10 @@ CODE_VERSIONS = {
     "candidate": 1,
 }
 """Raised when a change of the code changes a stage's results, so that old ones are not reused."""
+
+TRAINING = frozenset({"teach", "distil"})
+"""Stages whose work several processes share."""
+_LOOK_EVERY_SECONDS = 0.2
 
 LOCK_NAME, RECIPE_NAME = "lock", "recipe.yaml"
 Work = Callable[[Path], Mapping[str, Any]]
@@ -58,12 +64,14 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Where the stages of one recipe run: its folder under runs/, and the resolved recipe that is saved with each."""
+    """Where the stages of one recipe run: its folder under runs/, the resolved recipe that is saved with each, and what
+    their names on disk begin with."""
 
     root: Path
     recipe_yaml: str
     seed: int
     student_seed: int
+    prefix: str = ""
 
     def stage(
         self,
@@ -83,18 +91,27 @@ class Workshop:
         """
         seed = self.student_seed if name in ("student", "distil") else self.seed
         mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), seed)
-        folder = self.root / f"{label or name}-{mark}"
+        label = f"{self.prefix}{label or name}"
+        folder = self.root / f"{label}-{mark}"
         describe = partial(Manifest, stage=name, fingerprint=mark, inputs=dict(inputs), config=dict(config), seed=seed)
         try:
-            found = _finished(folder, damage)
+            found = _found(folder, damage)
             if found is not None:
-                console.say(f"{label or name}: reused {folder}")
+                console.say(f"{label}: reused {folder}")
                 return Artifact(folder=folder, manifest=found, reused=True)
-            manifest = self._make(label or name, folder, work, describe)
+            manifest = self._in_turn(name, label, folder, work, describe)
         except OSError as error:
             raise storage_error(error, folder) from error
-        console.say(f"{label or name}: done in {units.seconds(manifest.wall_s)}")
+        console.say(f"{label}: done in {units.seconds(manifest.wall_s)}")
         return Artifact(folder=folder, manifest=manifest, reused=False)
+
+    def _in_turn(self, name: str, label: str, folder: Path, work: Work, describe: Callable[..., Manifest]) -> Manifest:
+        """The stage made by this process, or with the others that were started together, or by the first of them."""
+        if together() > 1 and name in TRAINING:
+            work = _shared(work)
+            if not is_first():
+                work(_part_of(folder))
+        return self._make(label, folder, work, describe) if is_first() else _made_by_first(folder)
 
     def _make(self, label: str, folder: Path, work: Work, describe: Callable[..., Manifest]) -> Manifest:
         part = _part_of(folder)
@@ -115,8 +132,44 @@ class Workshop:
         return manifest
 
 
+def _meet() -> None:
+    """Waits for all processes; the first time, it makes them a group, each on a device of its own."""
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.accelerator.is_available()).wait_for_everyone()
+
+
+def _shared(work: Work) -> Work:
+    """`work` by all processes in one folder, which the first has prepared; none leaves before all are done."""
+
+    def shared(part: Path) -> Mapping[str, Any]:
+        _meet()
+        result = work(part)
+        _meet()
+        return result
+
+    return shared
+
+
+def _made_by_first(folder: Path) -> Manifest:
+    """Waits until the first process has finished `folder`; should that fail, the launcher ends all."""
+    while not (found := read_manifest(folder) if folder.is_dir() else None):
+        time.sleep(_LOOK_EVERY_SECONDS)
+    return found
+
+
 def _part_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.part")
+
+
+def _found(folder: Path, damage: Callable[[Path], str]) -> Manifest | None:
+    """As `_finished`; of several processes the first looks and mends, and all see the same."""
+    if together() == 1:
+        return _finished(folder, damage)
+    found = _finished(folder, damage) if is_first() else None
+    _meet()
+    return found if is_first() or not folder.is_dir() else read_manifest(folder)
 
 
 def _finished(folder: Path, damage: Callable[[Path], str]) -> Manifest | None:

@@ -42,8 +42,8 @@ def dense_labels(rows: Rows) -> DenseLabels:
 class OnPolicy:
     """For a `share` of the micro-batches, `draw(prompts, seed)` gives targets of up to `longest` tokens.
 
-    Which micro-batches they are follows from `seed` and the step alone, so a resumed run takes the same, and processes
-    write together.
+    Which they are, and what is drawn, follows from `seed`, the step and the examples alone, so a resumed run takes the
+    same, and so do several processes.
     """
 
     share: Schedule
@@ -51,14 +51,16 @@ class OnPolicy:
     longest: int
     seed: int
 
-    def wants(self, progress: float, step: int, number: int) -> bool:
-        """Whether micro-batch `number` of the step after `step` others is the student's to write."""
-        return random.Random(f"{self.seed}/{step}/{number}").random() < self.share.at(progress)
+    def wants(self, examples: Sequence[Encoded], step: int, progress: float) -> bool:
+        """Whether the micro-batch of these, in the step after `step` others, is the student's to write."""
+        return random.Random(self._seed(examples, step)).random() < self.share.at(progress)
+
+    def _seed(self, examples: Sequence[Encoded], step: int) -> int:
+        return int(fingerprint(self.seed, step, [example.id for example in examples]), 16) % (1 << 31)
 
     def written(self, examples: Sequence[Encoded], step: int) -> list[Encoded]:
         """`examples` with what the student writes for targets."""
-        seed = int(fingerprint(self.seed, step, [example.id for example in examples]), 16) % (1 << 31)
-        texts = self.draw([example.prompt_ids for example in examples], seed)
+        texts = self.draw([example.prompt_ids for example in examples], self._seed(examples, step))
         return [replace(example, target_ids=tuple(ids)) for example, ids in zip(examples, texts, strict=True)]
 
 
@@ -82,13 +84,12 @@ class LiveTask(TextTask):
         average = getattr(self.module, "average", None)
         if average is not None:
             average.follow(self.module.model, step)
-        return [self._renewed(batch, step, number) for number, batch in enumerate(batches)]
+        return [self._renewed(batch, step) for batch in batches]
 
-    def _renewed(self, batch: TextBatch, step: int, number: int) -> TextBatch:
-        own = self.own is not None and self.own.wants(self.module.progress, step, number)
-        if own and self.own is not None:
+    def _renewed(self, batch: TextBatch, step: int) -> TextBatch:
+        if self.own and self.own.wants(batch.examples, step, self.module.progress):
             batch = replace(self._collate(self.own.written(batch.examples, step), {}), own=True)
-        if not own and self.own_alone:
+        elif self.own_alone:
             return batch
         return replace(batch, labels={self.module.mix.temperature: self.score(batch.examples)})
 
@@ -111,9 +112,8 @@ class Average(nn.Module):
     def follow(self, model: nn.Module, step: int) -> None:
         """Takes over its share of `model`'s weights, which have come `step` steps far."""
         if step % self.every == 0:
-            own, new = list(self.model.parameters()), list(model.parameters())
-            with torch.no_grad():
-                torch._foreach_lerp_(own, new, 1 - self.ema)
+            own, new = ([weight.detach() for weight in each.parameters()] for each in (self.model, model))
+            torch._foreach_lerp_(own, new, 1 - self.ema)
 
     def score(self, examples: Sequence[Encoded]) -> DenseLabels:
         """What the average says of the rows of `examples`."""

@@ -17,7 +17,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -70,7 +70,7 @@ class Task(Protocol):
     def at(self, progress: float) -> None:
         """Told before each step which share of the budget is spent."""
 
-    def renew(self, batches: list[MicroBatch], step: int) -> list[MicroBatch]:
+    def renew(self, batches: list[Any], step: int) -> Sequence[MicroBatch]:
         """The micro-batches of the step after `step` others, with all in them that depends on the weights of now."""
 
     def validation(self) -> Iterator[MicroBatch]:
@@ -100,7 +100,8 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     saved_at = time.monotonic()
     with closing(_ahead(_group(task, places, config.accumulation) for _ in count())) as groups:
         yield from _steps(run, config, task, groups, folder, saved_at)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # Not end_training, which would part the processes for good.
+        tracker.finish()
 
 
 def _steps(
@@ -114,7 +115,7 @@ def _steps(
         task.at(state.progress(config.budget))
         renewing = time.monotonic()
         with accelerator.autocast():
-            batches = task.renew(batches, state.step)
+            batches = list(task.renew(batches, state.step))
         state.renewed_s += time.monotonic() - renewing
         report = replace(_step(run, config, batches, position, started), waited_s=waited_s)
         if config.validate_steps and state.step % config.validate_steps == 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 from instil.core import publish
 from instil.core.console import Advance
+from instil.core.processes import is_first
 from instil.train.config import LoopConfig
 from instil.train.loop import Task, train
 from instil.train.state import StepReport
@@ -26,9 +27,11 @@ def run_training(
     Returns the last step's numbers.
     """
     history = _History(folder / HISTORY_NAME)
+    keeps = is_first()
     last: StepReport | None = None
     for report in train(task, config, folder=folder, seed=seed):
-        history.add(report)
+        if keeps:
+            history.add(report)
         last = report
         if advance:
             advance(100 * report.progress, f"step {report.step}, loss {report.loss:.3f}")

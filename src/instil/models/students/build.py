@@ -22,6 +22,7 @@ def changed_config(model: Any, values: Mapping[str, Any]) -> Any:
     try:
         for key, value in values.items():
             setattr(config, key, value)
+        _count_cache(config)
         type(config).from_dict(config.to_dict())
     except (ValueError, StrictDataclassError) as error:
         reason = first_line(error.__cause__ or error).rstrip(".")
@@ -30,6 +31,14 @@ def changed_config(model: Any, values: Mapping[str, Any]) -> Any:
             f" config contradicts itself ({reason}); choose other sizes"
         ) from error
     return config
+
+
+def _count_cache(config: Any) -> None:
+    """T5's config counts its decoder's layers by a name that transformers does not look for when it makes room for what
+    attention remembers: it would take as many as the encoder has, too few for a deeper decoder."""
+    layers = getattr(config, "num_decoder_layers", None)
+    if layers and (layers > config.num_hidden_layers or hasattr(config, "decoder_layers")):
+        config.decoder_layers = layers
 
 
 def new_model(model: Any, config: Any) -> Any:

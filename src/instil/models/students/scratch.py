@@ -1,4 +1,4 @@
-"""From scratch: a student of the teacher's architecture with sizes of its own and random weights."""
+"""From scratch: a model of another's architecture, or of a named one, with sizes of its own and random weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from instil.core.errors import ModelError
+from instil.data.tokens import Kind
+from instil.models import folders
 from instil.models.head import describe, unwrap
 from instil.models.layers import Side, config_of_kept, stack_of
-from instil.models.students.anatomy import anatomy_of
+from instil.models.students.anatomy import ANATOMIES, anatomy_of
 from instil.models.students.build import changed_config, new_model
 from instil.models.students.new_tokenizer import token_settings
 from instil.models.students.plan import Widths
@@ -64,6 +66,38 @@ def from_scratch(
             setattr(student.generation_config, key, value)
     sides: tuple[Side, ...] = ("encoder", "decoder") if config.is_encoder_decoder else ("decoder",)
     return student, ScratchReport(layers={side: len(stack_of(student, side).layers) for side in sides}, sizes=sizes)
+
+
+def kind_of(architecture: str) -> Kind:
+    """Of which kind models of this `architecture` of transformers are.
+
+    Raises `ModelError` for one whose sizes cannot be chosen.
+    """
+    if architecture not in ANATOMIES:
+        raise ModelError(
+            f"{architecture}: no architecture that can be made from scratch; choose one of"
+            f" {', '.join(sorted(ANATOMIES))}"
+        )
+    return folders.check_architecture({"model_type": architecture}, architecture)
+
+
+def pattern(architecture: str, tokenizer: Any) -> nn.Module:
+    """A model for `from_scratch` to go by: of this `architecture`, in the sizes that transformers gives it, for the
+    tokens of `tokenizer`. It holds no weights."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(architecture)
+    # Decoders start with padding, as T5's do; no other special token has a part in a model that knows none yet.
+    known = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}
+    known["decoder_start"] = tokenizer.pad_token_id if config.is_encoder_decoder else None
+    for key in {*config.to_dict(), *(f"{name}_token_id" for name in known)}:
+        if key.endswith("_token_id"):
+            setattr(config, key, known.get(key.removesuffix("_token_id")))
+        elif key in ("vocab_size", "decoder_vocab_size"):
+            setattr(config, key, len(tokenizer))
+    with torch.device("meta"):
+        model: nn.Module = folders.auto_class(kind_of(architecture)).from_config(config, dtype=torch.float32)
+    return model
 
 
 def _sized(widths: Widths, teacher: Sizes, model: Any) -> Sizes:

@@ -51,7 +51,7 @@ class OnPolicyConfig(Config):
     """For a `share` of the micro-batches (a number or a schedule) the student itself writes the targets, at most
     `max_new_tokens` (`limits.target` when not given) drawn at temperature `sample`, and learns the teacher's
     distribution at each of their positions: the divergence alone, since nobody says that they are right. The teacher is
-    then in memory."""
+    then in memory, or its server asked in each step."""
 
     share: Annotated[Schedule, AfterValidator(_share)] = Schedule.constant(0.5)
     sample: PositiveFloat = 1.0
@@ -113,7 +113,7 @@ class DistilConfig(Config):
 
     @property
     def wants_teacher(self) -> bool:
-        """Whether the teacher is in memory while the student learns."""
+        """Whether the teacher is asked while the student learns."""
         return self.features is not None or (self.on_policy is not None and self.self_teacher is None)
 
     @property

@@ -139,7 +139,7 @@ def mix_of(section: DistilConfig, least: float | None) -> Callable[[float], Mix]
         alpha = 0.0 if least is None else section.alpha.at(progress)
         return Mix(
             soft=alpha, hard=1 - alpha, temperature=section.temperature.at(progress), smoothing=section.smoothing,
-            divergence=section.divergence, beta=section.beta.at(progress), least=TINY if least is None else least,
+            divergence=section.divergence, beta=section.beta.at(progress), least=least or TINY,
         )  # fmt: skip
 
     return at

@@ -16,7 +16,6 @@ from instil.labels.codec import Codec
 from instil.labels.mixed import MixedLabels
 from instil.labels.served import ServedTeacher
 from instil.labels.store import MANIFEST_NAME, LabelStore, damage_of, read_store_manifest
-from instil.labels.teacher import Labeller
 from instil.labels.teacher import Teacher as LabellingTeacher
 from instil.labels.writer import Part, write_labels
 from instil.models.family import family_of
@@ -28,19 +27,21 @@ from instil.run.stages.targets import TARGETS_NAME, labelled_records, make_targe
 from instil.run.stages.teach import Teacher, encode, shipped
 
 STORE_NAME = "store"
-_SERVED_HEAD = 20
+SERVED_HEAD = 20
 """Most ids that servers list unless they are told otherwise (vLLM's `--max-logprobs`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
     """An open store, the records that it labels (with the targets that were labelled), and its fingerprint. There is no
-    store where the recipe gives labels no weight: then the records' targets are all that the teacher gave."""
+    store where the recipe gives labels no weight: then the records' targets are all that the teacher gave. `teacher`
+    names a model with the tokenizer that they are in."""
 
     store: LabelStore | MixedLabels | None
     records: list[Record]
     fingerprint: str
     artifact: Artifact | None
+    teacher: str
 
     @property
     def least(self) -> float:
@@ -62,7 +63,8 @@ def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artif
         folder = folder.parent
     records = labelled_records(folder, train)
     if artifact and not _wants_rows(recipe):
-        return Labels(None, labelled_records(folder, train[: section.records]), artifact.fingerprint, artifact)
+        records = labelled_records(folder, train[: section.records])
+        return Labels(None, records, artifact.fingerprint, artifact, teacher.ref)
     codec = read_store_manifest(folder / STORE_NAME).codec
     wanted = recipe.distil if recipe.distil and recipe.distil.learns_from_labels else None
     own = LabelStore(
@@ -72,7 +74,7 @@ def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artif
     )  # fmt: skip
     store, mark = _mixed(recipe, own) if section.others else (own, fingerprint(own.manifest))
     records = [record for record in records if record.id in store]
-    return Labels(store if _wants_rows(recipe) else None, records, mark, artifact)
+    return Labels(store if _wants_rows(recipe) else None, records, mark, artifact, teacher.ref)
 
 
 def _mixed(recipe: Recipe, own: LabelStore) -> tuple[LabelStore | MixedLabels, str]:
@@ -119,7 +121,7 @@ def _made_from(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
 
 def _siblings(shop: Workshop) -> list[Path]:
     """Stores of earlier runs of this recipe, perhaps of fewer records: what they have in common is not made again."""
-    return sorted(path / STORE_NAME for path in shop.root.glob("label-*") if path.suffix != ".part")
+    return sorted(path / STORE_NAME for path in shop.root.glob(f"{shop.prefix}label-*") if path.suffix != ".part")
 
 
 def _damage(folder: Path) -> str:
@@ -154,8 +156,8 @@ def _label(
     if not _wants_rows(recipe):
         return {"examples": len(records), **marks}
     examples, _ = encode(recipe, teacher.reads, records, "labels")
-    labeller = _labeller(recipe, teacher)
-    head = section.head or (_SERVED_HEAD if teacher.endpoint else None)
+    labeller = labeller_of(recipe, teacher)
+    head = section.head or (SERVED_HEAD if teacher.endpoint else None)
     codec = (
         Codec.top(head, labeller.vocabulary, section.temperatures)
         if head
@@ -169,7 +171,8 @@ def _label(
     return {**manifest.measured, **marks}
 
 
-def _labeller(recipe: Recipe, teacher: Teacher) -> Labeller:
+def labeller_of(recipe: Recipe, teacher: Teacher) -> LabellingTeacher | ServedTeacher:
+    """Who says what `teacher` knows of rows."""
     if teacher.endpoint and teacher.reader:
         plain = teacher.reader.tokenizer.encode("a", add_special_tokens=False)[-1]
         return ServedTeacher(endpoint=teacher.endpoint, vocabulary=teacher.reader.vocabulary, plain=plain)

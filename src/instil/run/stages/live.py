@@ -1,4 +1,4 @@
-"""Who scores rows while the student learns: the teacher in memory, for texts of the student's own, or its own past."""
+"""Who scores rows while the student learns: the teacher, for texts of the student's own, or the student's own past."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.data.tokens import Encoded
-from instil.labels.teacher import Teacher as LabellingTeacher
-from instil.models.family import Family, family_of
+from instil.labels.served import ServedTeacher
+from instil.models.family import Family
 from instil.models.generation import TransformersGenerator
-from instil.models.loading import to_accelerator
-from instil.objectives.dense import DenseLabels
+from instil.objectives.fused import RowLabels, SparseLabels
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig, OnPolicyConfig, SelfTeacherConfig
+from instil.run.stages.label import SERVED_HEAD, labeller_of
 from instil.run.stages.teach import Teacher
 from instil.train.live import Average, LiveTask, OnPolicy, Scorer, dense_labels
 from instil.train.task import RowLoss, TextTask
@@ -30,7 +30,7 @@ def live_task(
     score = (
         _own_past(module, section.self_teacher)
         if section.self_teacher
-        else _scored_by(_required(teacher), module.family, tokenizer)
+        else _scored_by(recipe, _required(teacher), module.family, tokenizer)
     )
     return LiveTask(
         module, task.examples, task.held_out, task.labels, task.batch_tokens, score=score,
@@ -40,7 +40,7 @@ def live_task(
 
 
 def _required(teacher: Teacher | None) -> Teacher:
-    assert teacher is not None, "a recipe whose student writes has its teacher in memory"
+    assert teacher is not None, "a recipe whose student writes has a teacher"
     return teacher
 
 
@@ -50,24 +50,26 @@ def _own_past(module: RowLoss, section: SelfTeacherConfig) -> Scorer:
     return module.average.score
 
 
-def _scored_by(teacher: Teacher, family: Family, tokenizer: Any) -> Scorer:
+def _scored_by(recipe: Recipe, teacher: Teacher, family: Family, tokenizer: Any) -> Scorer:
     """What `teacher` says of rows that the student writes, who must read and write as it does."""
-    loaded = teacher.loaded
-    if not tokenizer.get_vocab().items() <= loaded.tokenizer.get_vocab().items():
+    reads = teacher.reads
+    if not tokenizer.get_vocab().items() <= reads.tokenizer.get_vocab().items():
         raise ConfigError(
             "distil.on_policy: the student writes tokens that are others to its teacher, who cannot score them; choose"
             " a student with the teacher's tokenizer, or leave on_policy out"
         )
-    if loaded.kind != family.kind:
+    if reads.kind != family.kind:
         raise ConfigError(
-            f"distil.on_policy: the student is {family.kind}, its teacher {loaded.kind}, so their rows differ; choose"
+            f"distil.on_policy: the student is {family.kind}, its teacher {reads.kind}, so their rows differ; choose"
             " a student of the teacher's kind, or leave on_policy out"
         )
-    model = to_accelerator(loaded.model.requires_grad_(False))
-    reader = LabellingTeacher(model=model, family=family_of(model))
+    labeller = labeller_of(recipe, teacher)
 
-    def score(examples: Sequence[Encoded]) -> DenseLabels:
-        return dense_labels(reader.rows(examples))
+    def score(examples: Sequence[Encoded]) -> RowLabels:
+        if isinstance(labeller, ServedTeacher):
+            ids_NK, probs_NK = labeller.score(examples, recipe.labels.head or SERVED_HEAD)
+            return SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK)
+        return dense_labels(labeller.rows(examples))
 
     return score
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from instil.core.errors import ModelError
+from instil.core.processes import is_first
 from instil.models.adapters import hash_adapter, load_adapter, save_adapter
 from instil.models.folders import fingerprint_folder
 from instil.models.loading import LoadedModel, load_model, save_model
@@ -16,14 +17,19 @@ ADAPTER_NAME = "adapter"
 
 
 def keep_model(model: Any, tokenizer: Any, folder: Path, *, card: str = "") -> dict[str, str]:
-    """Writes `folder / "model"`, with a model `card` if given; returns what the stage's result says of it."""
+    """Writes `folder / "model"`, with a model `card` if given; returns what the stage's result says of it. Of several
+    processes, which all have the same model, the first writes."""
+    if not is_first():
+        return {}
     save_model(model, tokenizer, folder / MODEL_NAME, card=card)
     return {MODEL_NAME: fingerprint_folder(folder / MODEL_NAME)}
 
 
 def keep_adapter(model: Any, base: str, folder: Path) -> dict[str, str]:
     """Writes the LoRA adapter of `model`, made for the model `base`, into `folder / "adapter"`; returns what the
-    stage's result says of it."""
+    stage's result says of it. Of several processes the first writes."""
+    if not is_first():
+        return {}
     save_adapter(model, folder / ADAPTER_NAME, base=base)
     return {ADAPTER_NAME: hash_adapter(folder / ADAPTER_NAME)}
 

@@ -54,10 +54,10 @@ def reading_of(recipe: Recipe, loaded: LoadedModel, labels: Labels | None, examp
 
 def _linked(recipe: Recipe, loaded: LoadedModel, labels: Labels) -> LinkedLabels | None:
     """None for a student that has all of the teacher's tokens."""
-    student, teacher = recipe.student, recipe.teacher
+    student = recipe.student
     if student is None or labels.store is None or not (student.vocabulary or student.model):
         return None
-    reader = load_reader(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
+    reader = load_reader(labels.teacher, revision=recipe.teacher.revision, accept_licences=recipe.accept_licences)
     found = link(reader.tokenizer, loaded.tokenizer)
     if found is None or reader.tokenizer.get_vocab() == loaded.tokenizer.get_vocab():
         return None

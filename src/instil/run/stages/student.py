@@ -7,21 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from instil.core import console
 from instil.core.errors import ConfigError
 from instil.data.records import Record
-from instil.models.layers import Side
 from instil.models.loading import LoadedModel, Located, load_model, locate
-from instil.models.students.new_tokenizer import train_tokenizer
-from instil.models.students.scratch import from_scratch
 from instil.run.card import student_card
 from instil.run.recipe import Recipe
-from instil.run.sections.student import ScratchConfig, StudentConfig
+from instil.run.sections.student import StudentConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.cuts import cut_depth, cut_widths, kept_layers
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
 from instil.run.stages.made_models import keep_model
+from instil.run.stages.scratch import scratch_student
 from instil.run.stages.teach import Teacher, encode
 from instil.run.stages.tokens import trimmed
 
@@ -63,7 +60,7 @@ def _build(
         model, tokenizer, made = loaded.model, loaded.tokenizer, {"origin": section.model, "licence": loaded.licence}
     elif section.scratch is not None:
         loaded = teacher.loaded
-        model, tokenizer, made = random_student(section.scratch, loaded, data.splits["train"], recipe.seed_of_student)
+        model, tokenizer, made = scratch_student(section.scratch, loaded, data.splits["train"], recipe.seed_of_student)
     else:
         loaded = teacher.loaded
         tokenizer = loaded.tokenizer
@@ -71,26 +68,6 @@ def _build(
     model, tokenizer, kept = trimmed(recipe, data, labels, model, tokenizer, loaded.kind)
     result = {"parameters": model.num_parameters(), "licence": teacher.licence, **made, **kept}
     return result | keep_model(model, tokenizer, folder, card=student_card(recipe, result, loaded.kind))
-
-
-def random_student(
-    section: ScratchConfig, teacher: LoadedModel, train: Sequence[Record], seed: int
-) -> tuple[Any, Any, dict[str, Any]]:
-    """A model with random weights, its tokenizer, and what is to be told of them."""
-    tokenizer, both = teacher.tokenizer, None
-    if section.tokenizer is not None:
-        texts = (text for record in train for text in (record.source, *record.targets))
-        tokenizer = train_tokenizer(teacher.tokenizer, texts, section.tokenizer.train)
-        both = (teacher.tokenizer, tokenizer)
-        console.say(f"  a tokenizer of {len(tokenizer):,} tokens from {len(train):,} records")
-    layers: dict[Side, int | None] = {"encoder": section.encoder_layers, "decoder": section.layers}
-    student, report = from_scratch(
-        teacher.model, {side: count for side, count in layers.items() if count}, section.widths(), seed=seed,
-        tokenizers=both,
-    )  # fmt: skip
-    each = ", ".join(f"{count} {side} layers" for side, count in report.layers.items())
-    console.say(f"  random weights; {each}, {report.sizes}")
-    return student, tokenizer, {"scratch": asdict(report) | {"tokens": len(tokenizer) if both else None}}
 
 
 def cut_student(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from instil.run.recipe import Recipe
 from instil.run.sections.teacher import LayerDropConfig, TeachConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
-from instil.run.stages.made_models import keep_adapter, keep_model, load_made
+from instil.run.stages.made_models import MODEL_NAME, keep_adapter, keep_model, load_made
+from instil.run.stages.scratch import scratch_teacher
 from instil.run.stages.tasks import decisive_turns, turns_of
 from instil.train.checkpoint import discard
 from instil.train.config import LoopConfig
@@ -44,11 +45,13 @@ BUILTIN = "builtin:"
 @dataclass
 class Teacher:
     """Who teaches. Its weights are loaded on first use and then stay. With an `endpoint` it teaches from there, and
-    its texts are read by `reader` without weights. `licence` is that of the model it comes from."""
+    its texts are read by `reader` without weights. `licence` is that of the model it comes from; `ref` names a model
+    with its tokenizer."""
 
     fingerprint: str
     load: Callable[[], LoadedModel]
     licence: str
+    ref: str
     artifact: Artifact | None = None
     endpoint: Endpoint | None = None
     reader: Reader | None = None
@@ -92,9 +95,13 @@ def held_out_examples(recipe: Recipe, loaded: LoadedModel, data: Data, loop: Loo
     return encode(recipe, loaded, data.splits["validation"], "validation")[0] if loop.validate_steps else []
 
 
-def base_teacher(recipe: Recipe) -> Teacher:
-    """The teacher before any teaching: its model with the adapter that the recipe names."""
+def base_teacher(recipe: Recipe, data: Data) -> Teacher:
+    """The teacher before any teaching: its model with the adapter that the recipe names, or random weights."""
     teacher = recipe.teacher
+    if scratch := teacher.scratch:
+        made_from = fingerprint(teacher.model, scratch.model_dump(mode="json"), data.fingerprint, recipe.seed)
+        build = partial(scratch_teacher, scratch, teacher.model, data, recipe.seed)
+        return Teacher(made_from, build, UNKNOWN_LICENCE, teacher.model)
     adapter = shipped(teacher.adapter, "models") if teacher.adapter else None
 
     def load() -> LoadedModel:
@@ -105,7 +112,7 @@ def base_teacher(recipe: Recipe) -> Teacher:
         return _served(recipe, teacher.served, load)
     place = locate(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
     mark = fingerprint(place.fingerprint, hash_adapter(adapter)) if adapter else place.fingerprint
-    return Teacher(mark, load, place.licence)
+    return Teacher(mark, load, place.licence, teacher.model)
 
 
 def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel]) -> Teacher:
@@ -116,7 +123,7 @@ def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel
     endpoint = Endpoint(served)
     # Not where it is served: the same model at another address has the same labels.
     mark = fingerprint(endpoint.model, served.revision, sorted(reader.tokenizer.get_vocab().items()))
-    return Teacher(mark, load, UNKNOWN_LICENCE, endpoint=endpoint, reader=reader)
+    return Teacher(mark, load, UNKNOWN_LICENCE, model, endpoint=endpoint, reader=reader)
 
 
 def generator_of(
@@ -136,7 +143,7 @@ def generator_of(
 
 def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
     """The teacher of the later stages. Without a `teach` section, the base as it is."""
-    base, teach = base_teacher(recipe), recipe.teacher.teach
+    base, teach = base_teacher(recipe, data), recipe.teacher.teach
     if teach is None:
         return base
     config = {
@@ -154,8 +161,9 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
     discard(artifact.folder)
     base_too = teach.adapt.by_adapter
     return Teacher(
-        artifact.fingerprint, lambda: load_made(artifact, base.load() if base_too else None), base.licence, artifact
-    )
+        artifact.fingerprint, lambda: load_made(artifact, base.load() if base_too else None), base.licence,
+        base.ref if base_too else str(artifact.folder / MODEL_NAME), artifact,
+    )  # fmt: skip
 
 
 def _teach(recipe: Recipe, teach: TeachConfig, base: Teacher, data: Data, folder: Path) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,12 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VocabularyReport:
-    """`kept` of `of` output ids. `changed`: records whose target is other tokens now. Of the `sources`, `respelled` are
-    other tokens now, and all of them `longer` by this share. Distinct weights before and after.
+    """`kept` of `of` output ids, `special` of them by their names. `changed`: records whose target is other tokens now.
+    Of the `sources`, `respelled` are other tokens now, and all of them `longer` by this share. Distinct weights before
+    and after.
     """
 
     kept: int
     of: int
+    special: int
     changed: tuple[str, ...]
     sources: int
     respelled: int
@@ -41,7 +42,8 @@ class VocabularyReport:
     def __str__(self) -> str:
         targets = f"{len(self.changed):,} targets changed, such as {self.changed[0]!r}" if self.changed else ""
         return (
-            f"keeps {self.kept:,} of {self.of:,} tokens; {targets or 'targets unchanged'};"
+            f"keeps {self.kept:,} of {self.of:,} tokens, {self.special:,} of them special;"
+            f" {targets or 'targets unchanged'};"
             f" {self.respelled:,} of {self.sources:,} sources spelled anew, {self.longer:.1%} longer in all;"
             f" {units.count(self.parameters_before)} -> {units.count(self.parameters_after)} parameters"
         )
@@ -56,17 +58,14 @@ class Changes:
     longer: float
 
 
-_PLACEHOLDER = re.compile(r"[<\[]\|?(unused|reserved|placeholder)[a-z_]*\d+\|?[>\]]", re.IGNORECASE)
-"""Names that were left free for later, some tokenizers have thousands: they are kept only where texts have them."""
-
-
 def trim(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, VocabularyReport]:
     """A student that knows `size` tokens, or with None those that `texts` use; neither `model` nor `tokenizer` change.
 
-    All that the tokenizer knows by special names stays, and whatever every text can be spelled with, so that any text
-    still goes in and comes out. Where words that are tokens can be taken as they are, their parts need not stay.
+    All that the tokenizer knows by special names stays, those that were left free for later included, and whatever
+    every text can be spelled with, so that any text still goes in and comes out. Where words that are tokens can be
+    taken as they are, their parts need not stay.
     Raises `ModelError` for a tokenizer or a model that cannot be trimmed, `ConfigError` where `size` is too small.
     """
     worded = by_word(tokenizer, unwrap(model).config)
@@ -79,8 +78,9 @@ def trim(
     # A tokenizer may have special tokens behind the model's last row (Gemma 3's for images).
     student = keep_rows(model, [number for number in kept if number < rows])
     return student, trimmed, VocabularyReport(
-        kept=len(kept), of=rows, changed=changes.targets, sources=len(texts.records), respelled=changes.sources,
-        longer=changes.longer, parameters_before=count_parameters(model), parameters_after=count_parameters(student),
+        kept=len(kept), of=rows, special=len(trimmed.added_tokens_decoder), changed=changes.targets,
+        sources=len(texts.records), respelled=changes.sources, longer=changes.longer,
+        parameters_before=count_parameters(model), parameters_after=count_parameters(student),
     )  # fmt: skip
 
 
@@ -88,9 +88,8 @@ def _trimmed(
     model: nn.Module, basis: PreTrainedTokenizerBase, original: PreTrainedTokenizerBase, texts: Texts, size: int | None
 ) -> tuple[list[int], PreTrainedTokenizerBase, Changes]:
     """The ids of `basis` that are kept, what is left of it, and what that changes."""
-    names = basis.added_tokens_decoder.items()
-    named = {number for number, name in names if not _PLACEHOLDER.fullmatch(name.content)}
-    kept = choose(pieces_of(basis), count_use(basis, texts), special_ids(model) | named, size)
+    always = special_ids(model) | basis.added_tokens_decoder.keys()
+    kept = choose(pieces_of(basis), count_use(basis, texts), always, size)
     trimmed = keep_tokens(basis, unwrap(model).config, kept)
     return kept, trimmed, compare(original, trimmed, texts)
 

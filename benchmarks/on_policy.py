@@ -1,0 +1,155 @@
+"""Does a student that writes for itself come nearer to its teacher where it goes by itself?
+
+    python -m benchmarks.on_policy [--json] [--quick] [--minutes 6] [--seeds 3] [--share 0.5] [--divergence jsd]
+
+The same student (18 of SmolLM2's 30 layers, those that the teacher was taught to do with) is trained for the same
+minutes, its writing included, by the same divergence: from stored labels of the gold targets alone, and with a share of
+on-policy batches. Then each drafts a text for every held-out source, drawn at temperature 1, and the teacher reads it:
+how many of the drafted tokens it would accept in speculative decoding, sum of min(p, q), and how far apart the two are.
+The same on the gold targets, and ROUGE-L of greedy outputs. The test is paired by record, over the means of all seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning import TAUGHT, scored
+from benchmarks.real import LIMITS, PROMPT, encode, label, load_teacher
+from instil.data.records import Record
+from instil.data.synopsis import load
+from instil.data.tokens import Encoded, encode_records
+from instil.evaluate.fidelity import ACCEPTANCE, KL, Reader, examine
+from instil.evaluate.significance import mean_interval, paired_p_value
+from instil.labels.codec import Codec
+from instil.labels.teacher import Teacher
+from instil.models.family import family_of
+from instil.models.generation import TransformersGenerator
+from instil.models.loading import LoadedModel
+from instil.models.students.depth import keep_layers
+from instil.objectives.config import DIVERGENCES
+from instil.objectives.fused import Mix
+from instil.objectives.schedules import Schedule
+from instil.run.quiet import quiet_libraries
+from instil.train.config import Budget, LoopConfig
+from instil.train.live import LiveTask, OnPolicy, dense_labels
+from instil.train.loop import train
+from instil.train.state import StepReport
+from instil.train.task import LabelReader, RowLoss
+
+BATCH = 16
+
+
+def writer(student: Any, tokenizer: Any) -> TransformersGenerator:
+    """What draws the texts of `student`."""
+    return TransformersGenerator(student, tokenizer, PROMPT, name="student", max_source_tokens=LIMITS.source)
+
+
+def learn(
+    student: Any, loaded: LoadedModel, examples: Sequence[Encoded], read: LabelReader, share: float,
+    options: argparse.Namespace, seed: int, folder: Path,
+) -> StepReport:  # fmt: skip
+    """Trains `student` in place; the last step's report."""
+    teacher = Teacher(model=loaded.model.requires_grad_(False), family=family_of(loaded.model))
+    draw = partial(writer(student, loaded.tokenizer).draw, max_new_tokens=LIMITS.target, sample=1.0)
+    own = OnPolicy(
+        share=Schedule.constant(share), draw=lambda prompts, at: draw(prompts, seed=at), longest=LIMITS.target,
+        seed=seed,
+    )  # fmt: skip
+    module = RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0, divergence=options.divergence))
+    # Both with the same room in their batches, so that these are the same examples.
+    task = LiveTask(
+        module, examples, labels={1.0: read}, score=lambda batch: dense_labels(teacher.rows(batch)), own=own
+    )
+    budget = Budget(steps=options.steps) if options.steps else Budget(minutes=options.minutes)
+    config = LoopConfig(budget=budget, batch_tokens=1024, learning_rate=2e-4, trackers=(), checkpoint_minutes=1e6)
+    *_, last = train(task, config, folder=folder, seed=seed)
+    student.eval()
+    return last
+
+
+def drafts(student: Any, tokenizer: Any, examples: Sequence[Encoded], seed: int) -> list[Encoded]:
+    """`examples` with a text of the student's, drawn at temperature 1, for target."""
+    found = []
+    for start in range(0, len(examples), BATCH):
+        part = examples[start : start + BATCH]
+        texts = writer(student, tokenizer).draw(
+            [example.prompt_ids for example in part], max_new_tokens=LIMITS.target, sample=1.0, seed=seed + start
+        )
+        found += [replace(example, target_ids=tuple(ids)) for example, ids in zip(part, texts, strict=True)]
+    return found
+
+
+def nearness(student: Any, loaded: LoadedModel, examples: Sequence[Encoded]) -> dict[str, np.ndarray[Any, Any]]:
+    """Acceptance (%) and KL (nats a token) of each example's rows."""
+    teacher, own = (Reader(model, family_of(model)) for model in (loaded.model, student))
+    counted = {each.measure.name: each.each for each in examine(own, examples, teacher=teacher)}
+    return {name: counted[name] for name in (ACCEPTANCE.name, KL.name)}
+
+
+def compare(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """A line for each way and seed, and a last one with the test."""
+    loaded = load_teacher("smollm2")
+    examples = encode(loaded, 0, options.records)
+    held_out: list[Record] = load("validation")[: options.items]
+    gold, _ = encode_records(loaded.tokenizer, PROMPT, held_out, LIMITS, loaded.kind)
+    store = label(loaded, examples, Codec.of("fine", loaded.model.config.vocab_size), folder / "store")
+    start = keep_layers(loaded.model, TAUGHT)
+    accepted: dict[str, list[np.ndarray[Any, Any]]] = {"off-policy": [], "on-policy": []}
+    for seed in range(options.seeds):
+        for way, share in (("off-policy", 0.0), ("on-policy", options.share)):
+            student = copy.deepcopy(start)
+            last = learn(student, loaded, examples, store.read, share, options, seed, folder / f"{way}-{seed}")
+            own = nearness(student, loaded, drafts(student, loaded.tokenizer, gold, seed))
+            on_gold = nearness(student, loaded, gold)
+            accepted[way].append(own[ACCEPTANCE.name])
+            interval = mean_interval(own[ACCEPTANCE.name], seed=0)
+            yield {
+                "way": way, "seed": seed, "steps": last.step, "n": len(gold),
+                "writing_share": round(last.renewed_s / last.elapsed_s, 3),
+                "acceptance": round(interval.value, 2), "low": round(interval.low, 2), "high": round(interval.high, 2),
+                "kl": round(float(own[KL.name].mean()), 4),
+                "acceptance_gold": round(float(on_gold[ACCEPTANCE.name].mean()), 2),
+                "rougeL": scored(student, loaded.tokenizer, held_out)["rougeL"],
+            }  # fmt: skip
+    off, on = (np.mean(accepted[way], axis=0) for way in ("off-policy", "on-policy"))
+    yield {"way": "difference", "acceptance": round(float((on - off).mean()), 2), "p": paired_p_value(on, off, seed=0)}
+
+
+def main() -> None:
+    """Print the table, or with --json one object with a list `rows`."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="two steps, one seed, 6 items, 30 records")
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--steps", type=int, help="instead of --minutes")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--records", type=int, default=800)
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--divergence", default="jsd", choices=DIVERGENCES)
+    options = parser.parse_args()
+    if options.quick:
+        options.steps, options.seeds, options.items, options.records = 2, 1, 6, 30
+    quiet_libraries()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in compare(options, Path(folder)):
+            rows.append(row)
+            if not options.json:
+                print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    if options.json:
+        print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
