@@ -119,9 +119,10 @@ def test_a_recipe_learns_both_and_is_examined_on_the_one_it_names(tmp_path: Path
     from instil.run.recipe_file import read_recipe
 
     also = {"name": "other", "source": "other.jsonl", "prefix": "other: ", "test_share": 0.3, "weight": 0.5}
+    also["clean"] = {"near_duplicates": None}
     folder = project(
         tmp_path / "both", pairs=60,
-        data={"prefix": "first: ", "also": [also | {"clean": {"near_duplicates": None}}], "sampling": {"temperature": 2.0}},
+        data={"prefix": "first: ", "also": [also], "sampling": {"temperature": 2.0}},
         teacher={"teach": None}, distil={"without_teacher": False, "loop": {"budget": {"steps": 2}}},
     )  # fmt: skip
     write_pairs(folder / "other.jsonl", 30, words=6)
