@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from instil.evaluate import significance
+from instil.evaluate.metric import Counted, Measure
+from instil.evaluate.scores import score_systems
 from instil.evaluate.significance import (
     bootstrap_means,
     difference_interval,
+    holm,
     mean_interval,
     median_ratio_interval,
     paired_p_value,
@@ -113,3 +116,50 @@ def test_values_that_make_no_mean_are_refused(values: list[float]) -> None:
 def test_pairs_must_match() -> None:
     with pytest.raises(ValueError, match="not 2 and 1"):
         paired_p_value([1.0, 2.0], [1.0], seed=0)
+
+
+def test_holm_by_hand() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.6, "b": 0.9}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+
+
+def _counted(statistics_NS: np.ndarray) -> list[Counted]:
+    return [Counted(Measure(name="share", unit="%", better="lower", signature="share"), statistics_NS)]
+
+
+def test_intervals_cover_the_truth_in_95_of_100_of_1000_sets() -> None:
+    """Of a mean of scores, and of a share whose denominators differ from example to example, as of numbers or rows."""
+    generator = np.random.default_rng(11)
+    mean = share = 0
+    for trial in range(1000):
+        scores = 100 * generator.beta(2.0, 3.0, 100)
+        found = mean_interval(scores, seed=trial, resamples=500)
+        mean += found.low <= 40 <= found.high
+        total = generator.integers(1, 12, 120)
+        part = generator.binomial(total, generator.beta(3.0, 7.0, 120))
+        counted = _counted(np.column_stack([part, total]).astype(float))
+        score = score_systems({"one": counted}, seed=trial, resamples=500)["one"]["share"]
+        share += score.low <= 0.3 <= score.high
+    assert 930 <= mean <= 970
+    assert 930 <= share <= 970
+
+
+def test_false_alarms_are_at_most_55_in_1000_even_among_three_systems() -> None:
+    """No system is better than the one all are held against: alone, a test is wrong 5 times in 100; corrected, any of
+    the three together."""
+    generator = np.random.default_rng(12)
+    alone = together = 0
+    for trial in range(1000):
+        difficulty = generator.uniform(0.1, 0.8, 50)
+        total = generator.integers(1, 12, (4, 50))
+        part = generator.binomial(total, difficulty)
+        systems = {
+            str(number): _counted(np.column_stack([part[number], total[number]]).astype(float)) for number in range(4)
+        }
+        scores = score_systems(systems, against="0", seed=trial, resamples=2, rounds=199)
+        found = [scores[name]["share"] for name in "123"]
+        alone += found[0].p_value is not None and found[0].p_value <= 0.05
+        together += any(score.p_adjusted is not None and score.p_adjusted <= 0.05 for score in found)
+    assert alone <= 55
+    assert together <= 55

@@ -56,5 +56,5 @@ def test_asked_systems_stand_beside_the_others(tmp_path: Path) -> None:
     comparison = json.loads((artifact.folder / "comparison.json").read_text(encoding="utf8"))
     names = [system["name"] for system in comparison["systems"]]
     assert {"teacher", "student", "zero-shot", "few-shot"} <= set(names)
-    with pytest.raises(ConfigError, match="calls a system 'student'"):
+    with pytest.raises(ConfigError, match="student is the name of a system"):
         read_recipe(path, ("evaluate.prompted=[{name: student}]",))

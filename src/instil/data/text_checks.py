@@ -86,7 +86,8 @@ def _holds(target: str, source: str) -> bool:
 def garbled(records: Sequence[Record]) -> list[Problem]:
     """Texts in a wrong encoding, or with markup left in them."""
     what, remedy = "texts are garbled: a wrong encoding, or markup", "read the file as what it is, and strip the markup"
-    return _with_hits(records, _GARBLED.search, 0.02, "text-garbled", what, remedy)
+    evidence = _hits(records, _GARBLED.search, above=0.02)
+    return [warn("text-garbled", what, remedy, evidence=evidence)] if evidence else []
 
 
 def languages(records: Sequence[Record]) -> list[Problem]:
@@ -112,8 +113,10 @@ def personal_data(records: Sequence[Record]) -> list[Problem]:
         "texts hold what may be personal data",
         "replace addresses and numbers, or be sure that you may use them",
     )
-    found = _with_hits(records, _EMAIL.search, 0, "personal-data", f"{what}: e-mail addresses", remedy)
-    return found or _with_hits(records, _PHONE.search, 0, "personal-data", f"{what}: telephone numbers", remedy)
+    for kind, pattern in (("e-mail addresses", _EMAIL), ("telephone numbers", _PHONE)):
+        if evidence := _hits(records, pattern.search):
+            return [warn("personal-data", f"{what}: {kind}", remedy, evidence=evidence)]
+    return []
 
 
 def injection(records: Sequence[Record]) -> list[Problem]:
@@ -122,18 +125,16 @@ def injection(records: Sequence[Record]) -> list[Problem]:
         "texts speak to a model, as prompt injections do",
         "look at these records, and take out what is not yours",
     )
-    return _with_hits(records, _INJECTION.search, 0, "prompt-injection", what, remedy)
+    evidence = _hits(records, _INJECTION.search)
+    return [warn("prompt-injection", what, remedy, evidence=evidence)] if evidence else []
 
 
-def _with_hits(
-    records: Sequence[Record], search: Callable[[str], re.Match[str] | None], above: float, code: str, what: str,
-    remedy: str,
-) -> list[Problem]:  # fmt: skip
-    """A warning where more than the share `above` of the records have a hit; it names the first record, not the hit."""
+def _hits(records: Sequence[Record], search: Callable[[str], re.Match[str] | None], *, above: float = 0.0) -> str:
+    """How many records have a hit, where that is more than the share `above`; it names the first one, not the hit."""
     found = [record for record in records if any(map(search, (record.source, *record.targets)))]
     if len(found) <= above * len(records):
-        return []
-    return [warn(code, what, remedy, evidence=f"{_counted(found, records)}, the first {brief(found[0].id)}")]
+        return ""
+    return f"{_counted(found, records)}, the first {brief(found[0].id)}"
 
 
 def _counted(found: Sequence[Record], records: Sequence[Record]) -> str:

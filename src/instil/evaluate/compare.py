@@ -14,6 +14,7 @@ from instil.evaluate import latency, significance
 from instil.evaluate.config import DEFAULT_METRICS, MetricName
 from instil.evaluate.costs import Cost, measure_costs
 from instil.evaluate.examples import Columns, select_examples
+from instil.evaluate.given import GivenOutputs
 from instil.evaluate.metric import Counted, Score
 from instil.evaluate.metrics.choose import Setting, choose
 from instil.evaluate.outputs import ScoredOutput, produce_outputs
@@ -52,6 +53,7 @@ def evaluate_systems(
     fidelity_items: int = 0,
     metrics: Sequence[MetricName] = DEFAULT_METRICS,
     answer: str | None = None,
+    embedder: str | None = None,
     advance: Advance | None = None,
     outputs_folder: Path | None = None,
     tokenizer: Tokenizer | Literal["auto"] = "auto",
@@ -64,16 +66,16 @@ def evaluate_systems(
     trained without the teacher). `student`: whose numbers stand on top; if not given, the system called `student`.
     `latency_items`: sources that are timed, all systems in turns, so they must be in memory together; 0 measures
     neither latency nor memory. `fidelity_items`: records whose targets every model in memory reads, for its loss,
-    calibration and nearness to the teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`:
-    the pattern that accuracy goes by. `outputs_folder` keeps `NAME.jsonl` after every few batches, and what is there
-    already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`; `auto` goes by
-    the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not there, `ModelError`
-    for a system that breaks the `Generator` protocol.
+    calibration and nearness to the teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`,
+    `embedder`: the pattern and the model that some go by. `outputs_folder` keeps `NAME.jsonl` after every few batches,
+    and what is there already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`;
+    `auto` goes by the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not
+    there, `ModelError` for a system that breaks the `Generator` protocol.
     """
     student = student or ("student" if "student" in systems else None)
     _check(systems, records, {"teacher": teacher, "against": against, "student": student})
     rouge = _rouge_for(records, tokenizer)
-    chosen = choose(metrics, Setting(records, rouge, answer))
+    chosen = choose(metrics, Setting(records, rouge, answer, embedder))
     steps = _Steps(advance)
     columns: dict[str, list[ScoredOutput]] = {}
     limits: dict[str, int] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
@@ -86,7 +88,8 @@ def evaluate_systems(
     read, remarks = _examine(systems, records, fidelity_items, teacher, max_new_tokens, seed, steps)
     for name, found in score_systems(read, against=against, seed=seed, resamples=resamples).items():
         scores[name] |= found
-    costs = measure_costs(systems, sources, items=latency_items, seed=seed, done=steps.part("latency"), **limits)
+    timed = {name: system for name, system in systems.items() if not isinstance(system, GivenOutputs)}
+    costs = measure_costs(timed, sources, items=latency_items, seed=seed, done=steps.part("latency"), **limits)
     signature = rouge.signature("rougeL", (len(record.targets) for record in records))
     view = _View(columns, scores, costs, signature, teacher, against, seed, resamples)
     results = tuple(view.result(name, system) for name, system in systems.items())
@@ -180,12 +183,13 @@ class _View:
             n=len(outputs),
             parameters=system.parameters,
             bytes=system.bytes,
+            elsewhere=getattr(system, "elsewhere", False),
             signature=self.signature,
             metrics=dict(self.scores[name]),
             rougeL_histogram=tuple(histogram.tolist()),
             output_words=sum(len(output.output.split()) for output in outputs) / len(outputs),
             empty_outputs=sum(not output.output.strip() for output in outputs),
-            throughput=len(outputs) / seconds if seconds > 0 else None,
+            throughput=len(outputs) / seconds if seconds > 0 and not isinstance(system, GivenOutputs) else None,
             **quality,
             **self._cost(name),
             **self._against_teacher(name),
@@ -213,7 +217,7 @@ class _View:
             return {}
         ours, theirs = self._rouge_l(name), self._rouge_l(self.teacher)
         found: dict[str, Any] = {"retention": significance.ratio_interval(ours, theirs, **self._drawing)}
-        if name in self.costs:
+        if name in self.costs and self.teacher in self.costs:
             slow, fast = self.costs[self.teacher].milliseconds, self.costs[name].milliseconds
             found["speedup"] = latency.speedup(slow, fast, seed=self.seed)
         return found

@@ -153,6 +153,13 @@ class Judgements:
             question, seed, common, identical = file.execute("select * from about").fetchone()
         return question, seed, common, identical
 
+    def pairs(self) -> dict[int, Pair]:
+        """All pairs by number, with their systems' names: not for judges."""
+        names = tuple(Pair.__dataclass_fields__)
+        with self._open() as file:
+            rows = file.execute(f"select id, {', '.join(names)} from pairs order by id").fetchall()
+        return {number: Pair(**dict(zip(names, row, strict=True))) for number, *row in rows}
+
     def order(self, judge: str) -> list[int]:
         """The ids of all pairs as `judge` sees them. Raises `ConfigError` for a judge without a name."""
         _, seed, common, _ = self._about()
@@ -188,12 +195,10 @@ class Judgements:
         return Shown(pair=pair, source=found.source, reference=found.reference, left=left, right=right)
 
     def _pair(self, number: int) -> Pair:
-        names = tuple(Pair.__dataclass_fields__)
-        with self._open() as file:
-            row = file.execute(f"select {', '.join(names)} from pairs where id = ?", (number,)).fetchone()
-        if row is None:
+        found = self.pairs().get(number)
+        if found is None:
             raise ConfigError(f"there is no pair {number} in {self.path}; ask for the next one")
-        return Pair(**dict(zip(names, row, strict=True)))
+        return found
 
     def _first_is_left(self, judge: str, pair: int) -> bool:
         return random.Random(f"{self._about()[1]}/side/{_name(judge)}/{pair}").random() < 0.5

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from instil.core.problems import Problem, fail, info, warn
 from instil.data.batches import epoch_batches
@@ -16,13 +16,13 @@ from instil.evaluate.significance import difference_interval, mean_interval
 from instil.models.family import Family
 from instil.models.probe import evaluating
 
-_BATCH_TOKENS = 2048
+_BATCH_TOKENS, _CHUNK = 2048, 256
 _SILENT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What a model does with some records: nats a target token, ROUGE-L in percent, and its texts, record by record."""
+    """What a model does with some records, one by one: nats a token of the target, ROUGE-L in percent, its texts."""
 
     losses: tuple[float, ...]
     rouges: tuple[float, ...]
@@ -30,7 +30,7 @@ class Sample:
 
 
 def record_losses(model: nn.Module, family: Family, examples: Sequence[Encoded]) -> list[float]:
-    """The mean cross-entropy of each example's target tokens, in nats."""
+    """The cross-entropy of each example's target, in nats: the sum over its tokens."""
     lengths = [example.length for example in examples]
     found = [0.0] * len(examples)
     device = next(model.parameters()).device
@@ -38,12 +38,16 @@ def record_losses(model: nn.Module, family: Family, examples: Sequence[Encoded])
         for indices in epoch_batches(lengths, tokens=max([_BATCH_TOKENS, *lengths]), seed=0, epoch=0):
             batch = family.collate([examples[index] for index in indices]).to(device)
             rows = family.rows(model, batch)
-            loss_N = nn.functional.cross_entropy(
-                rows.head.logits(rows.hidden_ND).float(), rows.target_N, reduction="none"
-            )
+            # A few rows at a time: vocabularies are large.
+            parts = zip(rows.hidden_ND.split(_CHUNK), rows.target_N.split(_CHUNK), strict=True)
+            loss_N = torch.cat([_losses(rows.head.logits(hidden_CD), target_C) for hidden_CD, target_C in parts])
             for place, index in enumerate(indices):
-                found[index] = float(torch.mean(loss_N[rows.example_N == place]))
+                found[index] = float(loss_N[rows.example_N == place].sum())
     return found
+
+
+def _losses(logits_CV: Tensor, target_C: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits_CV.float(), target_C, reduction="none")
 
 
 def teacher_problems(teacher: Sample, student: Sample | None, *, first_words: Sequence[float]) -> list[Problem]:

@@ -26,6 +26,7 @@ class SystemResult(BaseModel):
     n: int
     parameters: int
     bytes: int
+    elsewhere: bool = Field(default=False, description="a file or a server answered: its size may not be known")
     rouge1: Interval
     rouge2: Interval
     rougeL: Interval
@@ -43,6 +44,11 @@ class SystemResult(BaseModel):
     speedup: Interval | None = Field(default=None, description="the teacher's p50 over this p50, a ratio")
     difference: Interval | None = Field(default=None, description="rougeL minus that of `against`, in points")
     p_value: float | None = Field(default=None, description="two-sided, of no difference to `against`")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it needs no model at all."""
+        return not self.parameters and not self.elsewhere
 
     @property
     def latency_ms_p50(self) -> float | None:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from instil.core.errors import ModelError
 from instil.core.problems import Problem, fail, info, warn
 from instil.data.prompts import Prompt
 from instil.data.tokens import Encoded, Kind
@@ -59,6 +62,19 @@ def end_token(role: str, reader: Reader) -> list[Problem]:
     evidence = f"the tokenizer ends with {end} ({reader.tokenizer.eos_token}), config.json says {declared}"
     remedy = "make both the same; engines other than ours stop at config.json's"
     return [warn("end-token-differs", f"the {role} has two end tokens", remedy, evidence=evidence)]
+
+
+class WeightsNotFinite(ModelError):
+    """A model whose training went wrong, or whose file is damaged."""
+
+    code = "weights-not-finite"
+
+
+def require_finite(model: nn.Module, ref: str) -> None:
+    """Raises `WeightsNotFinite` where a weight of `model`, which `ref` names, is no number."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise WeightsNotFinite(f"{ref}: {name} has weights that are no numbers; get the model again")
 
 
 def positions(config: Mapping[str, Any]) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from instil.core.problems import Problem, fail, graded, info, warn
 from instil.data.problems import brief
+from instil.data.tokens import Encoded
 from instil.models.loading import Reader
 from instil.models.students.vocabulary.link import link
 
@@ -99,3 +100,19 @@ def _special(teacher: Any, student: Any) -> list[Problem]:
         return [fail("end-tokens-differ", "teacher and student end their texts differently", remedy, evidence=found[0])]
     remedy = "nothing to do where neither stands in a prompt or a target"
     return [info("special-tokens-differ", "special tokens differ", remedy, evidence=", ".join(found))]
+
+
+def two_readings(teacher: Any, student: Any, theirs: Sequence[Encoded], own: Sequence[Encoded]) -> list[Problem]:
+    """Whether both models' targets are the same tokens in the same examples, with what stands around the texts."""
+    tied = link(teacher, student)
+    if tied is None or not theirs:
+        return []
+    apart = [
+        each.id for each, mine in zip(theirs, own, strict=True) if tied.to_teacher(mine.target_ids) != each.target_ids
+    ]
+    if len(apart) < len(theirs) / 2:
+        return []
+    evidence = f"{len(apart):,} of {len(theirs):,} targets, the first of record {brief(apart[0])}"
+    remedy = "choose a student of the teacher's kind, or learn from texts: distil.alpha: 0, labels.targets: teacher"
+    what = "the student writes targets in other tokens than its teacher, though their vocabularies agree"
+    return [fail("targets-differ", what, remedy, evidence=evidence)]

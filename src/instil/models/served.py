@@ -58,10 +58,12 @@ class Pace:
 
 
 class Endpoint:
-    """The server of a `ServedConfig`. Raises `ModelError` where it cannot be reached or refuses."""
+    """The server of a `ServedConfig`, which the recipe has at `place`. Raises `ModelError` where it cannot be reached
+    or refuses."""
 
-    def __init__(self, config: ServedConfig) -> None:
+    def __init__(self, config: ServedConfig, place: str = "teacher.served") -> None:
         self.config = config
+        self.place = place
         self._requests = Pace(config.requests_per_minute)
         self._tokens = Pace(config.tokens_per_minute)
 
@@ -70,7 +72,7 @@ class Endpoint:
         try:
             from openai import OpenAI
         except ImportError:
-            raise ModelError("a served teacher needs the openai client; run: pip install 'instil[served]'") from None
+            raise ModelError(f"{self.place} needs the openai client; run: pip install 'instil[served]'") from None
         key = os.environ.get(self.config.key_env, "") if self.config.key_env else _ANY_KEY
         if not key:
             raise ModelError(f"{self.config.url}: the environment variable {self.config.key_env} has no key; set it")
@@ -92,9 +94,9 @@ class Endpoint:
         tries = f"after {self.config.retries + 1} tries" if self.config.retries else "at once"
         reason = " ".join(str(error).split())[:300]
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return f"refuses the key ({reason}); name its environment variable in teacher.served.key_env and set it"
+            return f"refuses the key ({reason}); name its environment variable in {self.place}.key_env and set it"
         if isinstance(error, openai.NotFoundError):
-            return f"knows no such model or path ({reason}); check teacher.served.url, it mostly ends in /v1, and model"
+            return f"knows no such model or path ({reason}); check {self.place}.url, it mostly ends in /v1, and model"
         if isinstance(error, openai.APIConnectionError):
             return f"no answer {tries} ({reason}); start the server, or check the address and timeout_s"
         if isinstance(error, openai.RateLimitError | openai.InternalServerError):
@@ -114,25 +116,39 @@ class Endpoint:
             return self.config.model
         if len(self.listed) != 1:
             names = ", ".join(self.listed) or "none"
-            raise ModelError(f"{self.config.url}: lists {len(self.listed)} models ({names}); set teacher.served.model")
+            raise ModelError(f"{self.config.url}: lists {len(self.listed)} models ({names}); set {self.place}.model")
         return next(iter(self.listed))
 
-    def complete(self, prompt: Sequence[int], *, max_tokens: int, **more: Any) -> Reply:
-        """What the model writes behind the token ids `prompt`, greedily unless `more` says otherwise. `more` are
+    def complete(self, prompt: Sequence[int] | str, *, max_tokens: int, **more: Any) -> Reply:
+        """What the model writes behind `prompt`, token ids or text, greedily unless `more` says otherwise. `more` are
         further fields of the request."""
+        sent = prompt if isinstance(prompt, str) else list(prompt)
+
+        def ask(**request: Any) -> Any:
+            return self._client.completions.with_raw_response.create(prompt=sent, **request)
+
+        return self._reply(ask, len(prompt), max_tokens, more)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, **more: Any) -> Reply:
+        """What the model answers to `messages`; otherwise like `complete`."""
+        sent: Any = list(messages)
+
+        def ask(**request: Any) -> Any:
+            return self._client.chat.completions.with_raw_response.create(messages=sent, **request)
+
+        return self._reply(ask, sum(len(message["content"]) for message in sent), max_tokens, more)
+
+    def _reply(self, ask: Callable[..., Any], size: int, max_tokens: int, more: Mapping[str, Any]) -> Reply:
+        """`size`: about how many tokens travel; letters, where nobody has tokenised, are an upper bound."""
         self._requests.wait(1)
-        self._tokens.wait(len(prompt) + max_tokens)
-        body = {"temperature": 0.0} | more
-        raw = self._ask(
-            lambda: self._client.completions.with_raw_response.create(
-                model=self.model, prompt=list(prompt), max_tokens=max_tokens, extra_body=body
-            )
-        )
+        self._tokens.wait(size + max_tokens)
+        body = {"temperature": 0.0} | dict(more)
+        raw = self._ask(lambda: ask(model=self.model, max_tokens=max_tokens, extra_body=body))
         try:
             found = raw.http_response.json()
             usage = found.get("usage") or {}
             return Reply(
-                found["choices"], int(usage.get("prompt_tokens", len(prompt))), int(usage.get("completion_tokens", 0))
+                found["choices"], int(usage.get("prompt_tokens", size)), int(usage.get("completion_tokens", 0))
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{self.config.url}: its answer is no completion ({error}); check the address") from error
@@ -140,6 +156,8 @@ class Endpoint:
 
 class ServedGenerator:
     """The `Generator` of a served model: greedy texts, as many requests at a time as its config says."""
+
+    elsewhere = True
 
     def __init__(
         self, endpoint: Endpoint, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, name: str,

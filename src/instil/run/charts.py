@@ -117,7 +117,7 @@ def latency_against_quality(comparison: Comparison, *, key: str) -> Markup | Non
         for one in comparison.systems
         if one.latency is not None and one.parameters
     ]
-    levels = {one.name: one.rougeL.value for one in comparison.systems if not one.parameters}
+    levels = {one.name: one.rougeL.value for one in comparison.systems if one.is_baseline}
     return against_quality(dots, levels, key=key, title="Latency against quality", cost=LATENCY, unit="ms")
 
 

@@ -23,7 +23,7 @@ from instil.run.stages.data import content
 
 VERSION = 1
 """Raised when a change of the checks should make an examined recipe be examined again."""
-SAMPLE, SAMPLE_FIRST = 24, 12
+SAMPLE, SAMPLE_FIRST = 16, 12
 """Validation records that both models answer: when asked to check, and before a run."""
 
 

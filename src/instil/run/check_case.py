@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,10 +21,10 @@ from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter
 from instil.models.family import family_of
 from instil.models.loading import LoadedModel, Reader, load_model, load_reader
-from instil.models.preflight import hub
+from instil.models.preflight import context, hub, require_finite
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import SparseLabels
-from instil.run.check_step import Step, Untrained, rows_of, take_step
+from instil.run.check_step import Step, Untrained, logits_of, take_step
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig
 from instil.run.stages.label import Labels, open_labels
@@ -35,8 +36,10 @@ from instil.train.preflight import live_labels
 T = TypeVar("T")
 ENCODED = 512
 """Training records that are turned into tokens."""
-CANARIES = 8
-"""Records of the one batch that goes through both models."""
+CANARIES, STEP = 8, 4
+"""Records of the one batch that goes through both models, and of the part of it that is learned from."""
+MOST_ROWS = 300
+"""Most target tokens of that batch, whose logits are all in memory at once."""
 _CALIBRATION = 8
 
 
@@ -97,7 +100,7 @@ class Case:
         return self._encode(self.split("train")[:ENCODED], self.teacher_reader) or ([], Truncation())
 
     def _encode(self, records: Sequence[Record], reader: Reader | None) -> tuple[list[Encoded], Truncation] | None:
-        if reader is None or not records:
+        if reader is None or not records or not _can_encode(reader, self.recipe):
             return None
         limits = Limits(source=self.recipe.limits.source, target=self.recipe.limits.target)
         return self.part(
@@ -110,8 +113,25 @@ class Case:
         return found[0] if found else []
 
     @cached_property
+    def context(self) -> list[Problem]:
+        """Whether the examples fit into both models; no model is asked anything where they do not."""
+        recipe, (examples, _) = self.recipe, self.encoded
+        longest = max((len(example.target_ids) for example in examples), default=0)
+        by_teacher = recipe.limits.target if recipe.labels.targets == "teacher" else 0
+        written = max(recipe.evaluate.max_new_tokens, by_teacher)
+        readers = {"teacher": self.teacher_reader, "student": self.student_reader}
+        return [
+            problem
+            for role, reader in readers.items()
+            if reader is not None
+            for problem in context(role, reader, examples, target=longest, written=written)
+        ]
+
+    @cached_property
     def _teacher(self) -> Teacher | None:
-        return self.part("models", lambda: base_teacher(self.recipe)) if self.teacher_reader else None
+        if self.teacher_reader is None or self.recipe.teacher.served:
+            return None
+        return self.part("models", lambda: base_teacher(self.recipe))
 
     @cached_property
     def teacher(self) -> LoadedModel | None:
@@ -134,12 +154,14 @@ class Case:
     @cached_property
     def canaries(self) -> list[Encoded]:
         """The examples of one batch, with labels if there are any."""
-        return self.examples(self._canary_records)
+        found = self.examples(self._canary_records)
+        rows = list(accumulate(len(example.target_ids) for example in found))
+        return [example for example, until in zip(found, rows, strict=True) if until <= MOST_ROWS] or found[:2]
 
     @cached_property
     def student_canaries(self) -> list[Encoded]:
         """The same as the student reads them."""
-        return self.examples(self._canary_records, self.student_reader)
+        return self.examples(self._canary_records, self.student_reader)[: len(self.canaries)]
 
     @property
     def _canary_records(self) -> list[Record]:
@@ -173,39 +195,51 @@ class Case:
                 "choice": "even" if section.choice == "greedy" else section.choice,
             }
         )  # fmt: skip
-        model, told = cut_student(recipe, quickly, self.split("train"), self.teacher)
+        measured = section.width or quickly.choice == "block-influence"
+        if measured and not self.encoded[0]:
+            return None
+        model, told = cut_student(recipe, quickly, self.split("train") if measured else (), self.teacher)
         return Untrained(model.eval(), self.teacher.tokenizer, told["depth"].get("decoder", {}).get("kept"))
 
     @cached_property
     def step(self) -> Step | None:
         """The canaries through the student as training takes them; None where there is no student at hand."""
         section, student = self.recipe.distil, self.student
-        if section is None or student is None or not self.canaries:
+        if section is None or student is None or not self.canaries or self.context:
             return None
-        labels, least = self._canary_labels(section)
+        labels, least = self._canary_labels(section, self.canaries[:STEP])
         teacher = self.teacher.model if self.teacher and section.features and labels else None
         return self.part(
-            "objective", lambda: take_step(section, student, self.student_canaries, labels, least, teacher)
+            "objective", lambda: take_step(section, student, self.student_canaries[:STEP], labels, least, teacher)
         )
 
-    def _canary_labels(self, section: DistilConfig) -> tuple[dict[float, SparseLabels], float | None]:
-        """Labels of the canaries' rows, stored ones or straight from the teacher, and what a probability of 0 is less
-        than. None of a teacher that is yet to be taught, nor for a student of other tokens."""
+    def _canary_labels(
+        self, section: DistilConfig, examples: Sequence[Encoded]
+    ) -> tuple[dict[float, SparseLabels], float | None]:
+        """Labels of the rows of `examples`, stored ones or straight from the teacher, and what a probability of 0 is
+        less than. None of a teacher that is yet to be taught, nor for a student of other tokens."""
         own, theirs = self.student_reader, self.teacher_reader
         apart = own and theirs and own.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
+        apart = apart or [one.target_ids for one in self.canaries] != [one.target_ids for one in self.student_canaries]
         if apart or not section.learns_from_labels or self.recipe.teacher.teach:
             return {}, None
         at = section.temperature.at(0.0)
         if self.labels and self.labels.store:
-            ids_NK, probs_NK = self.labels.store.read(self.canaries, at)
+            ids_NK, probs_NK = self.labels.store.read(examples, at)
             return {at: SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK)}, self.labels.least
         if self.teacher is None:
             return {}, None
-        _, rows = rows_of(self.teacher.model, self.canaries)
-        return {at: live_labels(rows.head.logits(rows.hidden_ND).cpu(), at)}, TINY
+        return {at: live_labels(logits_of(self.teacher.model, examples), at)}, TINY
+
+
+def _can_encode(reader: Reader, recipe: Recipe) -> bool:
+    """Whether `reader` can make examples at all; what it lacks is found by the checks of models."""
+    templated = recipe.prompt.kind != "chat" or bool(getattr(reader.tokenizer, "chat_template", None))
+    return templated and reader.tokenizer.eos_token_id is not None
 
 
 def _usable(loaded: LoadedModel) -> LoadedModel:
-    """`loaded`, which has a family: it gives rows. Raises `ModelError` for one that does not."""
+    """`loaded`, which gives rows of numbers. Raises `ModelError` for one that does not."""
+    require_finite(loaded.model, loaded.ref)
     family_of(loaded.model)
     return loaded

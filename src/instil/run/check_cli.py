@@ -26,7 +26,7 @@ def check(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Load no model's weights.")] = False,
     records: Annotated[
-        int | None, typer.Option(min=2, help="Records that teacher and student both answer. [default: 24]")
+        int | None, typer.Option(min=2, help="Records that teacher and student both answer. [default: 16]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:  # fmt: skip

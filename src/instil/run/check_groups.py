@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from instil.core.problems import Problem, fail, info
+from instil.core.errors import ModelError
+from instil.core.problems import Problem, fail, info, problem_of
 from instil.data import preflight as data_checks
 from instil.data.records import SPLIT_NAMES
 from instil.models import preflight as model_checks
 from instil.models import preflight_tokens as token_checks
 from instil.models.loading import Reader
+from instil.models.served import Endpoint
 from instil.run import environment
 from instil.run.check_case import Case
 from instil.run.check_models import alignment, objective, teacher
@@ -19,23 +21,19 @@ from instil.run.check_resources import resources
 from instil.train import preflight as train_checks
 from instil.train.config import LoopConfig
 
+_READ = 50
+"""Records that both models' tokenizers read."""
+
 
 def models(case: Case) -> Iterator[Problem]:
     """Both can do it: they write text, know the prompt and when to stop, and see a whole example."""
-    recipe = case.recipe
     for role, reader in _readers(case):
-        yield from model_checks.preflight(role, reader, recipe.prompt)
-        examples, _ = case.encoded
-        longest = max((len(example.target_ids) for example in examples), default=0)
-        written = max(recipe.evaluate.max_new_tokens, recipe.limits.target if recipe.labels.targets == "teacher" else 0)
-        yield from model_checks.context(role, reader, examples, target=longest, written=written)
-    if recipe.teacher.served:
+        yield from model_checks.preflight(role, reader, case.recipe.prompt)
+    yield from case.context
+    if case.recipe.teacher.served:
         yield from _server(case)
-    weights = {"teacher": case.teacher, "student": case.student}
-    for role, loaded in weights.items():
-        if loaded is not None and not train_checks.is_finite(loaded.model):
-            remedy = "get the model again; its training went wrong or its file is damaged"
-            yield fail("weights-not-finite", f"the {role} has weights that are no numbers", remedy)
+    # That they load is a finding of the case itself.
+    _ = case.teacher, case.student
 
 
 def _readers(case: Case) -> list[tuple[str, Reader]]:
@@ -44,10 +42,6 @@ def _readers(case: Case) -> list[tuple[str, Reader]]:
 
 
 def _server(case: Case) -> Iterator[Problem]:
-    from instil.core.errors import ModelError
-    from instil.core.problems import problem_of
-    from instil.models.served import Endpoint
-
     assert case.recipe.teacher.served is not None
     try:
         yield info("server", f"the server has {', '.join(Endpoint(case.recipe.teacher.served).listed)}")
@@ -62,11 +56,16 @@ def vocabulary(case: Case) -> Iterator[Problem]:
     targets = [record.targets[0] for record in train]
     for role, reader in _readers(case):
         yield from token_checks.one_vocabulary(role, reader, targets)
-    if case.teacher_reader and case.student_reader:
-        distil = case.recipe.distil
-        labelled = distil is not None and distil.learns_from_labels
-        texts = [text for record in train for text in (record.source, record.targets[0])]
-        yield from token_checks.two_vocabularies(case.teacher_reader, case.student_reader, texts, labelled=labelled)
+    theirs, own = case.teacher_reader, case.student_reader
+    if theirs is None or own is None:
+        return
+    labelled = case.recipe.distil is not None and case.recipe.distil.learns_from_labels
+    texts = [text for record in train for text in (record.source, record.targets[0])]
+    found = token_checks.two_vocabularies(theirs, own, texts, labelled=labelled)
+    yield from found
+    if labelled and not any(problem.grade == "fail" for problem in found):
+        read = case.examples(train[:_READ], theirs), case.examples(train[:_READ], own)
+        yield from token_checks.two_readings(theirs.tokenizer, own.tokenizer, *read)
 
 
 def data(case: Case) -> Iterator[Problem]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from instil.core.problems import Problem, info
 from instil.data.records import Record
 from instil.data.tokens import Encoded
@@ -15,9 +17,9 @@ from instil.labels import preflight as label_checks
 from instil.labels.completions import read_completions
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
-from instil.models.loading import to_accelerator
+from instil.models.loading import LoadedModel, to_accelerator
 from instil.run.check_case import Case
-from instil.run.check_step import rows_of
+from instil.run.check_step import Untrained, logits_of
 from instil.run.stages.label import completions_file
 from instil.train import preflight as train_checks
 
@@ -35,55 +37,62 @@ def teacher(case: Case) -> Iterator[Problem]:
         yield info("teacher-served", "the teacher is behind a server and is not asked here, since that may cost money")
         return
     records = (case.split("validation") or case.split(recipe.evaluate.split))[: case.sample]
-    if case.teacher is None or not records:
+    examples = case.examples(records)
+    if case.teacher is None or not examples or case.context:
         return
     student = case.student if recipe.student and not recipe.student.scratch else None
     rouge = Rouge(tokenizer=tokenizer_for(text for record in records for text in record.targets))
-    examples = case.examples(records)
-    best = _sample(case, case.teacher.model, case.teacher.tokenizer, records, examples, rouge)
+    # The teacher's tokens are the unit of both losses, also for a student that cuts texts otherwise.
+    counts = [len(example.target_ids) for example in examples]
+    best = _sample(case, case.teacher, records, examples, counts, rouge)
     theirs = None
     if student is not None:
         read = case.examples(records, case.student_reader)
-        theirs = _sample(case, student.model, student.tokenizer, records, read, rouge)
+        theirs = _sample(case, student, records, read, counts, rouge)
     first = FirstWords.of_train(case.split("train"))
     lead = [rouge.score(first.output(record.source), record.targets).rougeL for record in records]
     yield from teacher_problems(best, theirs, first_words=lead)
 
 
 def _sample(
-    case: Case, model: Any, tokenizer: Any, records: Sequence[Record], examples: Sequence[Encoded], rouge: Rouge
-) -> Sample:
+    case: Case, system: LoadedModel | Untrained, records: Sequence[Record], examples: Sequence[Encoded],
+    counts: Sequence[int], rouge: Rouge,
+) -> Sample:  # fmt: skip
     recipe = case.recipe
     generator = TransformersGenerator(
-        to_accelerator(model), tokenizer, recipe.prompt, name="sample", max_source_tokens=recipe.limits.source
-    )
+        to_accelerator(system.model), system.tokenizer, recipe.prompt, name="sample",
+        max_source_tokens=recipe.limits.source,
+    )  # fmt: skip
     sources = [record.source for record in records]
     texts = generator.generate(sources, max_new_tokens=recipe.evaluate.max_new_tokens, batch_size=_BATCH)
     scores = (rouge.score(text, record.targets).rougeL for text, record in zip(texts, records, strict=True))
-    losses = record_losses(model, family_of(model), examples)
-    return Sample(losses=tuple(losses), rouges=tuple(scores), texts=tuple(texts))
+    losses = record_losses(system.model, family_of(system.model), examples)
+    each = (loss / count for loss, count in zip(losses, counts, strict=True))
+    return Sample(losses=tuple(each), rouges=tuple(scores), texts=tuple(texts))
 
 
 def alignment(case: Case) -> Iterator[Problem]:
     """One batch through both models: rows, targets and labels point at the same tokens."""
     if (completions := case.recipe.labels.completions) is not None:
         case.part("alignment", lambda: read_completions(completions_file(completions)))
-    if case.teacher is None or not case.canaries:
+    if case.teacher is None or not case.canaries or case.context:
         return
     model, examples = case.teacher.model, case.canaries
-    family, rows = rows_of(model, examples)
-    yield from label_checks.rows_misplaced(
-        "teacher", family.collate(examples), examples, getattr(family, "start_id", None)
-    )
+    yield from _placed("teacher", model, examples)
     if case.student is not None:
-        own, read = family_of(case.student.model), case.student_canaries
-        yield from label_checks.rows_misplaced("student", own.collate(read), read, getattr(own, "start_id", None))
+        yield from _placed("student", case.student.model, case.student_canaries)
     if case.recipe.teacher.teach:
         return
-    logits_NV = rows.head.logits(rows.hidden_ND).float().cpu()
+    logits_NV = logits_of(model, examples)
+    target_N = torch.tensor([token for example in examples for token in example.target_ids])
     if case.labels and case.labels.store and not case.recipe.labels.others:
         yield from label_checks.stored_apart(*case.labels.store.read(examples), logits_NV)
-    yield from label_checks.says_nothing(logits_NV, rows.target_N.cpu())
+    yield from label_checks.says_nothing(logits_NV, target_N)
+
+
+def _placed(role: str, model: Any, examples: Sequence[Encoded]) -> list[Problem]:
+    family = family_of(model)
+    return label_checks.rows_misplaced(role, family.collate(examples), examples, getattr(family, "start_id", None))
 
 
 def objective(case: Case) -> Iterator[Problem]:

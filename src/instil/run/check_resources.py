@@ -87,13 +87,13 @@ def _shape(case: Case) -> Shape | None:
 
 def _time(case: Case, section: DistilConfig, step: Step, tokens: float) -> Iterator[Problem]:
     """Of the trainings, and how much of the data they read."""
-    a_token = step.seconds / step.tokens
+    a_token = step.canary.seconds / step.tokens
     own = _seconds(section.loop, a_token, tokens)
     total = own * (2 if section.without_teacher else 1)
     if (teach := case.recipe.teacher.teach) is not None and case.teacher and case.student:
         larger = count_parameters(case.teacher.model) / count_parameters(case.student.model)
         total += _seconds(teach.loop, a_token * larger, tokens)
-    source = f"a pass of {step.tokens:,} tokens took {step.seconds:.2g} s"
+    source = f"a pass of {step.tokens:,} tokens took {step.canary.seconds:.2g} s"
     yield from figures.duration("training", total, source=source)
     yield from figures.passes(str(section.loop.budget), own / a_token, tokens)
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from instil.data.tokens import Encoded
 from instil.evaluate.memory import added_memory
-from instil.models.family import Family, Rows, family_of
+from instil.models.family import family_of
 from instil.models.loading import to_accelerator
 from instil.models.probe import evaluating
-from instil.objectives.fused import Mix, SparseLabels
+from instil.objectives.fused import SparseLabels
 from instil.run.sections.distil import DistilConfig
 from instil.run.stages.distil import features_of, mix_of
 from instil.train.features import FeatureRowLoss
 from instil.train.preflight import Canary, canary, text_batch
-from instil.train.task import RowLoss, TextBatch
+from instil.train.task import RowLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +33,20 @@ class Untrained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a batch of `tokens` tells of training: the canary's losses, the bytes that gradients and all that is kept
-    for them take (None where that cannot be told), and the seconds of a pass forward and back."""
+    """What a batch of `tokens` tells of training: the canary's losses, and the bytes that gradients and all that is
+    kept for them take (None where that cannot be told)."""
 
     canary: Canary
     tokens: int
     peak: int | None
-    seconds: float
 
 
-def rows_of(model: Any, examples: Sequence[Encoded]) -> tuple[Family, Rows]:
-    """The family of `model` and its rows of `examples`, without gradients."""
+def logits_of(model: Any, examples: Sequence[Encoded]) -> Float[Tensor, "n v"]:
+    """The logits of `model` at the rows of `examples`, on the CPU."""
     family = family_of(model)
     with evaluating(model):
-        return family, family.rows(model, family.collate(examples).to(next(model.parameters()).device))
+        rows = family.rows(model, family.collate(examples).to(next(model.parameters()).device))
+        return rows.head.logits(rows.hidden_ND).float().cpu()
 
 
 def take_step(
@@ -61,11 +63,4 @@ def take_step(
     batch = text_batch(family, examples, labels).to(next(model.parameters()).device)
     found: list[Canary] = []
     peak = added_memory(lambda: found.append(canary(module, batch, features)))
-    return Step(canary=found[0], tokens=batch.tokens, peak=peak, seconds=_seconds(module, batch))
-
-
-def _seconds(module: RowLoss, batch: TextBatch) -> float:
-    """Of a pass that others have warmed up."""
-    started = time.perf_counter()
-    canary(RowLoss(module.model, module.family, Mix(hard=1.0), module.weigh), batch)
-    return time.perf_counter() - started
+    return Step(canary=found[0], tokens=batch.tokens, peak=peak)

@@ -19,12 +19,15 @@ import instil
 from instil.core.processes import is_first
 from instil.run.check_cli import check
 from instil.run.compare_cli import compare
+from instil.run.export_cli import export
 from instil.run.judge_cli import judge_app
 from instil.run.labels_cli import labels_app
 from instil.run.methods_cli import methods, teachers
 from instil.run.plan_cli import plan_app
 from instil.run.quiet import quiet_libraries
+from instil.run.search_cli import search
 from instil.run.serve_cli import serve, serve_key
+from instil.run.ui_cli import ui
 
 app = typer.Typer(
     name="instil",
@@ -40,10 +43,13 @@ app.add_typer(labels_app, name="labels")
 app.add_typer(plan_app, name="plan")
 app.command()(methods)
 app.command()(teachers)
-app.command()(compare)
-app.command("serve")(serve)
-app.command("serve-key")(serve_key)
 app.command()(check)
+app.command()(compare)
+app.command()(export)
+app.command()(serve)
+app.command("serve-key")(serve_key)
+app.command()(ui)
+app.command()(search)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -173,9 +179,48 @@ def distil(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
 
 
 @app.command()
-def evaluate(recipe: RecipePath, overrides: Overrides = None, md: AsMarkdown = False, as_json: AsJson = False) -> None:
-    """Compare teacher, students and trivial baselines on held-out data."""
-    _show(_pipeline(recipe, overrides), md, as_json, f"instil run {recipe}")
+def compress(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Give the distilled student fewer bits or weights, where the recipe says so, and let it recover."""
+    _stage("compress", recipe, overrides, as_json, next_stage="evaluate")
+
+
+@app.command()
+def evaluate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A further system: its outputs, as JSONL or a line each. Repeatable."),
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=URL", help="A further system: an OpenAI-compatible server. Repeatable."),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Compare nothing; tell what each system does with odd sources.")
+    ] = False,
+    md: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare teacher, students, trivial baselines and what else is named on held-out data."""
+    further = [*_systems("--outputs", outputs, "outputs"), *_systems("--endpoint", endpoint, "endpoint.url")]
+    pipeline = _pipeline(recipe, [*(overrides or ()), *further])
+    if probe:
+        from instil.run.probe_table import show_probe
+
+        show_probe(pipeline.probe(), as_json, f"instil evaluate {recipe}")
+    else:
+        _show(pipeline, md, as_json, f"instil run {recipe}")
+
+
+def _systems(option: str, given: list[str] | None, key: str) -> list[str]:
+    """What was given for `option` as changes of the recipe."""
+    for text in given or ():
+        if not re.fullmatch(r"[\w-]+=.+", text):
+            raise typer.BadParameter(f"{text!r} has no name; write NAME={text}", param_hint=option)
+    return [
+        f"evaluate.systems.{name}.{key}={value}" for name, _, value in (text.partition("=") for text in given or ())
+    ]
 
 
 @app.command()

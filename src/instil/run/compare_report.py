@@ -138,7 +138,7 @@ def _cells(ways: Ways, way: WayResult) -> list[Markup]:
 
 
 def _charts(ways: Ways, comparison: Comparison) -> list[Markup | None]:
-    levels = {one.name: one.rougeL.value for one in comparison.systems if not one.parameters}
+    levels = {one.name: one.rougeL.value for one in comparison.systems if one.is_baseline}
     timed = [Dot(way.name, role_of(ways, way.name), way.latency.p50, way.score) for way in ways.ways if way.latency]
     if comparison.teacher and (latency := comparison[comparison.teacher].latency):
         timed.append(Dot(comparison.teacher, "teacher", latency.p50, comparison[comparison.teacher].rougeL))

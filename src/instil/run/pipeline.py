@@ -1,6 +1,6 @@
 """The stage graph of one recipe: each stage is made on first use, from the ones it needs, or found finished.
 
-data -> teach (-> synthesise) -> label -> student -> distil (with labels, and without) -> evaluate -> report
+data -> teach (-> synthesise) -> label -> student -> distil (with labels, and without) -> compress -> evaluate -> report
 
 Assistants, where there are any, stand behind teach: label -> student -> distil for each of them.
 """
@@ -13,18 +13,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from instil.core import publish, units
+from instil.core import console, publish, units
 from instil.core.processes import is_first
+from instil.evaluate.probe import PROBES, Probed, probe_systems
 from instil.evaluate.results import Comparison
 from instil.labels.writer import Part
 from instil.models.folders import CARD_NAME
 from instil.run.card import with_results
 from instil.run.recipe import Recipe, resolved_yaml
+from instil.run.search.search import run_search
+from instil.run.search.wish import Wish
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.assistants import legs_of, run_assistants
+from instil.run.stages.compress import run_compress
 from instil.run.stages.data import Data, run_data
 from instil.run.stages.distil import run_distil
-from instil.run.stages.evaluate import STUDENT, TEACHER, WITHOUT_TEACHER, read_comparison, run_evaluate
+from instil.run.stages.evaluate import (
+    COMPRESSED,
+    STUDENT,
+    TEACHER,
+    WITHOUT_TEACHER,
+    read_comparison,
+    run_evaluate,
+    systems_of,
+)  # fmt: skip
 from instil.run.stages.label import Labels, run_labels, write_part
 from instil.run.stages.made_models import MODEL_NAME
 from instil.run.stages.student import check_student, run_student
@@ -34,6 +46,7 @@ from instil.run.stages.tokens import check_tokenizers, needs_labels
 from instil.train.session import read_history
 
 SUMMARY_NAME = "summary.json"
+PROBE_NAME = "probe.json"
 
 
 class Pipeline:
@@ -97,20 +110,46 @@ class Pipeline:
             return None
         return run_distil(self.shop, self.recipe, self.data, self.untrained, None)
 
+    @cached_property
+    def compressed(self) -> Artifact | None:
+        """The distilled student with fewer bits or weights; None where the recipe asks for none."""
+        section, distil = self.recipe.compress, self.recipe.distil
+        if section is None or distil is None:
+            return None
+        return run_compress(self.shop, self.recipe, section, distil, self.lesson, self.student, self.labels)
+
     @property
     def students(self) -> dict[str, Artifact]:
         """The trained students by the names that reports use."""
         if self.recipe.distil is None:
             return {}
         students = {STUDENT: self.student}
+        if self.compressed:
+            students[COMPRESSED] = self.compressed
         return students | ({WITHOUT_TEACHER: self.without_teacher} if self.without_teacher else {})
 
     @cached_property
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
-        asked = any(each.of == "student" for each in self.recipe.evaluate.prompted)
-        untrained = self.untrained if asked else None
-        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, untrained)
+        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, self._asked)
+
+    @property
+    def _asked(self) -> Artifact | None:
+        """The student before it learns, where the comparison wants its answers too."""
+        return self.untrained if any(each.of == "student" for each in self.recipe.evaluate.prompted) else None
+
+    def probe(self) -> list[Probed]:
+        """What each system does with odd sources; also written to `probe.json`."""
+        systems, _ = systems_of(self.recipe, self.data, self.teacher, self.students, self._asked)
+        with console.progress("probe", len(systems) * len(PROBES), "answers") as advance:
+            found = probe_systems(systems, max_new_tokens=self.recipe.evaluate.max_new_tokens, done=advance)
+        rows = [one.model_dump() for one in found]
+        publish.write_text(self.root / PROBE_NAME, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        return found
+
+    def search(self, wish: Wish) -> Artifact:
+        """The best student of the teacher within the limits of `wish`."""
+        return run_search(self.shop, self.recipe, self.lesson, self.instructor, self.labels, wish)
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""
@@ -183,6 +222,7 @@ STAGES: dict[str, Callable[[Pipeline], Any]] = {
     "teach": lambda pipeline: pipeline.teacher.artifact,
     "label": lambda pipeline: pipeline.labels.artifact,
     "distil": lambda pipeline: (pipeline.student, pipeline.without_teacher)[0],
+    "compress": lambda pipeline: pipeline.compressed,
     "evaluate": lambda pipeline: pipeline.evaluation,
 }
 """What each command of the command line makes, with everything it needs."""

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
+from instil.compress.config import CompressConfig
 from instil.core.config import Config
 from instil.data.config import DataConfig
 from instil.data.prompts import Prompt
@@ -49,6 +50,7 @@ class Recipe(Config):
     assistants: tuple[AssistantConfig, ...] = ()
     student: StudentConfig | None = None
     distil: DistilConfig | None = None
+    compress: CompressConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     accept_licences: tuple[str, ...] = ()
 
@@ -93,6 +95,12 @@ class Recipe(Config):
             raise ValueError(
                 "each of the assistants makes labels of its own; leave labels.store, completions and others out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _student_to_compress(self) -> Self:
+        if self.compress and not self.distil:
+            raise ValueError("compress has no trained student; add a distil section")
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ def role_of(comparison: Comparison, name: str) -> Role:
         return "teacher"
     if name == comparison.against:
         return "against"
-    return "baseline" if any(one.name == name and not one.parameters for one in comparison.systems) else "other"
+    return "baseline" if any(one.name == name and one.is_baseline for one in comparison.systems) else "other"
 
 
 def spoken(name: str) -> str:

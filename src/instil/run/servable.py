@@ -28,6 +28,11 @@ def specs_of(refs: Sequence[str]) -> tuple[ModelSpec, ...]:
     return tuple(spec for ref in refs for spec in _specs(ref))
 
 
+def teacher_ref(stage: Path) -> str:
+    """The model that the recipe of a stage names as its teacher."""
+    return str((_recipe(stage).get("teacher") or {}).get("model", ""))
+
+
 def is_run(ref: str) -> bool:
     """Whether `ref` is the folder of a whole run."""
     return (Path(ref).expanduser() / SUMMARY_NAME).is_file()

@@ -68,7 +68,7 @@ def serve(
 
         serve_on_ray(config, most_replicas=replicas)
         return
-    _require("fastapi", "uvicorn", "prometheus_client")
+    require("serve", "fastapi", "uvicorn", "prometheus_client")
     from instil.serve.server import serve as run_server
 
     run_server(config)
@@ -85,10 +85,11 @@ def serve_key(
     print(f"Next: instil serve MODEL --keys {file}")
 
 
-def _require(*packages: str) -> None:
+def require(extra: str, *packages: str) -> None:
+    """Raises `ConfigError` where one of `packages`, which `extra` brings, is not installed."""
     from importlib.util import find_spec
 
     from instil.core.errors import ConfigError
 
     if missing := [package for package in packages if find_spec(package) is None]:
-        raise ConfigError(f"{', '.join(missing)} is not installed; run: pip install 'instil[serve]'")
+        raise ConfigError(f"{', '.join(missing)} is not installed; run: pip install 'instil[{extra}]'")

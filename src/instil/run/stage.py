@@ -27,19 +27,12 @@ from instil.core.processes import is_first, together
 from instil.core.publish import sweep, write_text
 
 CODE_VERSIONS = {
-    "data": 1,
-    "teach": 1,
-    "label": 2,
-    "student": 2,
-    "distil": 2,
-    "evaluate": 2,
-    "compare": 1,
-    "synthesise": 1,
-    "candidate": 1,
-}
+    "data": 1, "teach": 1, "synthesise": 1, "label": 2, "student": 2, "candidate": 1, "search": 1, "distil": 2,
+    "compress": 1, "evaluate": 2, "compare": 1,
+}  # fmt: skip
 """Raised when a change of the code changes a stage's results, so that old ones are not reused."""
 
-TRAINING = frozenset({"teach", "distil"})
+TRAINING = frozenset({"teach", "distil", "compress"})
 """Stages whose work several processes share."""
 _LOOK_EVERY_SECONDS = 0.2
 

@@ -130,7 +130,7 @@ _WHETHER_THE_TEACHER_PAID = (
 
 def best_baseline(comparison: Comparison) -> SystemResult | None:
     """The best of the systems without parameters, if there are any."""
-    baselines = [one for one in comparison.systems if not one.parameters]
+    baselines = [one for one in comparison.systems if one.is_baseline]
     return max(baselines, key=lambda one: one.rougeL.value, default=None)
 
 

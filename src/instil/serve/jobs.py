@@ -74,8 +74,9 @@ class Answer:
 class Job:
     """One prompt as token ids, what is asked of it, and what is written so far.
 
-    `scores`: the number of likeliest tokens wanted beside each token's own probability, None for no probabilities.
-    `echo` wants those of the prompt too. `priority`: lower goes first. `deadline`: of the monotonic clock.
+    `scores`: the number of likeliest tokens wanted beside each token's own probability, None for no probabilities;
+    `echo` wants those of the prompt too. `fresh`: not from the cache. `priority`: lower goes first. `deadline`: of the
+    monotonic clock.
     """
 
     ids: list[int]
@@ -87,6 +88,7 @@ class Job:
     priority: int = 0
     deadline: float = float("inf")
     listener: Listener | None = None
+    fresh: bool = False
     future: Future[Answer] = field(default_factory=Future)
     text: str = ""
     new_tokens: int = 0

@@ -23,8 +23,13 @@ Message = Mapping[str, str]
 class ServedModel:
     """One model behind its queue. Its threads run from the start until `close`."""
 
-    def __init__(self, spec: ModelSpec, engine: Engine, limits: Limits, metrics: Metrics, *, why: str = "") -> None:
+    def __init__(
+        self, spec: ModelSpec, engine: Engine, limits: Limits, metrics: Metrics, *, why: str = "",
+        memory: int | None = None,
+    ) -> None:  # fmt: skip
+        """`memory`: bytes that loading took at its peak, where that is known."""
         self.spec = spec
+        self.memory = memory
         self.engine = engine
         self.limits = limits
         self.why = why
@@ -118,7 +123,7 @@ class ServedModel:
                     f"{self.name} runs on {self.engine.facts.name}, which gives no logprobs; leave them out"
                 )
             self.require_room(job.ids, job.limit)
-            found = self.cache.get(key) if (key := key_of(job)) is not None else None
+            found = self.cache.get(key) if (key := key_of(job)) is not None and not job.fresh else None
             if found is None:
                 waiting.append(job)
             elif not job.future.done():

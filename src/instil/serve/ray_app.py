@@ -40,10 +40,10 @@ def serve_on_ray(config: ServeConfig, *, most_replicas: int) -> None:
         """In each replica: its own models, queue and metrics."""
         return make_app(Service(config, say=console.say))
 
-    @serve.deployment(**deployment_options(config, most_replicas=most_replicas))
-    @serve.ingress(build)
     class Replica:
         """One server without its door, which Ray keeps."""
 
+    options = deployment_options(config, most_replicas=most_replicas)
+    deployment: Any = serve.deployment(**options)(serve.ingress(build)(Replica))
     serve.start(http_options={"host": config.host, "port": config.port})
-    serve.run(Replica.bind(), name="instil", blocking=True)
+    serve.run(deployment.bind(), name="instil", blocking=True)

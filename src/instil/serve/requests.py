@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from instil.serve.jobs import Sampling
 
 TokenIds = list[Annotated[int, Field(ge=0, lt=2**31)]]
-_MOST_STOPS = 4
+_MOST_STOPS = 16
 
 
 def _listed(value: Any) -> Any:
@@ -85,7 +85,7 @@ class CompletionRequest(Asked):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], (str, list)):
-            return list(self.prompt)  # type: ignore[arg-type]
+            return list(self.prompt)
         return [self.prompt]  # type: ignore[list-item]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from instil.evaluate.memory import added_memory
 from instil.serve.config import ModelSpec, ServeConfig
 from instil.serve.engines.base import Engine
 from instil.serve.engines.choose import choose, start
@@ -27,9 +28,16 @@ class Service:
         self.models = {spec.name: self._begin(spec, say) for spec in config.models}
 
     def _begin(self, spec: ModelSpec, say: Say) -> ServedModel:
-        engine, why = open_engine(spec, self.config)
+        found: list[tuple[Engine, str]] = []
+
+        def load() -> None:
+            found.append(open_engine(spec, self.config))
+            found[0][0].run([_first_job(found[0][0])])  # Weights come into memory when they are first used.
+
+        memory = added_memory(load)
+        engine, why = found[0]
         say(f"{spec.name}: {engine.facts.name}, {why}")
-        return ServedModel(spec, engine, self.config.limits, self.metrics, why=why)
+        return ServedModel(spec, engine, self.config.limits, self.metrics, why=why, memory=memory)
 
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; the first one where it names none."""
@@ -65,6 +73,11 @@ class Service:
         """End all models, after what waits."""
         for model in self.models.values():
             model.close()
+
+
+def _first_job(engine: Engine) -> Job:
+    """The shortest work that touches every weight."""
+    return Job(list(engine.tokenizer("a b c")["input_ids"]) or [0], 2)
 
 
 def open_engine(spec: ModelSpec, config: ServeConfig) -> tuple[Engine, str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from instil.core.problems import Problem, fail, info, warn
+from instil.core.problems import Grade, Problem, fail, info, warn
 from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.objectives.fused import Mix, SparseLabels
@@ -106,51 +107,55 @@ def loss_scale(norms: Mapping[str, float]) -> list[Problem]:
     loudest = max(counted, key=counted.__getitem__)
     what = f"the {loudest} part of the loss drowns another by a factor of {ratio:,.0f}"
     remedy = "change distil.alpha, distil.temperature or distil.features.weight until both count"
-    make = fail if ratio > _MOST_RATIO else warn
-    return [make("loss-scale", what, remedy, evidence=evidence)]
+    grade: Grade = "fail" if ratio > _MOST_RATIO else "warn"
+    return [Problem(grade=grade, code="loss-scale", what=what, remedy=remedy, evidence=evidence)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """What one labelled batch tells: each part's gradient over all weights, and the soft loss a row in nats with the
-    labels of their own rows and with those of others."""
+    """What one labelled batch tells: each part's gradient over all weights, the soft loss a row in nats with the labels
+    of their own rows and with those of others, and the seconds of a pass forward and back, the last one."""
 
     norms: Mapping[str, float]
     soft: float
     shuffled: float
-    tokens: int
+    seconds: float
 
 
 def canary(module: RowLoss, batch: TextBatch, features: RowLoss | None = None) -> Canary:
     """One batch through the student as training would take it, part by part; nothing is changed."""
     mix = module.mix
     norms: dict[str, float] = {}
-    soft = shuffled = 0.0
+    soft = shuffled = seconds = 0.0
     if batch.labels and mix.soft:
         part = _only(module, replace(mix, hard=0.0))
-        sums, norms["soft"] = _gradient(part, batch)
-        soft, shuffled = sums, _shuffled_loss(part, batch)
+        shuffled = _shuffled_loss(part, batch)
+        soft, norms["soft"], seconds = _gradient(part, batch)
     if mix.hard:
-        norms["hard"] = _gradient(_only(module, replace(mix, soft=0.0)), replace(batch, labels={}))[1] * mix.hard
+        alone = _only(module, Mix(hard=mix.hard, smoothing=mix.smoothing))
+        _, norms["hard"], seconds = _gradient(alone, replace(batch, labels={}))
+        norms["hard"] *= mix.hard
     if features is not None:
         features.mix_at = replace(mix, soft=0.0, hard=0.0)
         norms["features"] = _gradient(features.train(), batch)[1]
         features.eval()
-    return Canary(norms=norms, soft=soft, shuffled=shuffled, tokens=batch.tokens)
+    return Canary(norms=norms, soft=soft, shuffled=shuffled, seconds=seconds)
 
 
 def _only(module: RowLoss, mix: Mix) -> RowLoss:
     return RowLoss(module.model, module.family, mix, module.weigh)
 
 
-def _gradient(module: RowLoss, batch: TextBatch) -> tuple[float, float]:
-    """Soft loss a row, and the length of the gradient of the loss a row."""
+def _gradient(module: RowLoss, batch: TextBatch) -> tuple[float, float, float]:
+    """Soft loss a row, the length of the gradient of the loss a row, and the seconds that both took."""
     learned = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
+    started = time.perf_counter()
     with torch.enable_grad():
         sums = module(batch)
         found = torch.autograd.grad(sums.total / batch.rows, learned, allow_unused=True)
     lengths = torch.stack(torch._foreach_norm([each for each in found if each is not None]))
-    return sums.soft / batch.rows, float(lengths.norm())
+    length = float(lengths.norm())
+    return sums.soft / batch.rows, length, time.perf_counter() - started
 
 
 @torch.no_grad()
@@ -185,8 +190,3 @@ def live_labels(logits_NV: Tensor, temperature: float, most: int = 64) -> Sparse
 def text_batch(family: Family, examples: Sequence[Encoded], labels: Mapping[float, SparseLabels]) -> TextBatch:
     """One micro-batch of `examples` with their labels."""
     return TextBatch(family.collate(examples), labels, sum(example.length for example in examples))
-
-
-def is_finite(model: nn.Module) -> bool:
-    """Whether all weights are numbers."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())

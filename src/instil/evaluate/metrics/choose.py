@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from instil.core.errors import ConfigError
 from instil.evaluate.config import MetricName
 from instil.evaluate.metric import Metric
-from instil.evaluate.metrics import corpus, overlap
+from instil.evaluate.metrics import corpus, embedding, manner, overlap, sari, source
 from instil.evaluate.rouge import Rouge
 from instil.evaluate.words import is_unspaced
 
@@ -23,11 +23,13 @@ _UNSPACED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Setting:
-    """What metrics need to know: the records, the ROUGE that scored them, and what the user set."""
+    """What metrics need to know: the records, the ROUGE that scored them, and what the user set: the pattern of an
+    `answer`, and the folder of an `embedder`."""
 
     records: Sequence[Record]
     rouge: Rouge
     answer: str | None = None
+    embedder: str | None = None
 
     @cached_property
     def counts(self) -> set[int]:
@@ -62,6 +64,16 @@ BUILDERS: Mapping[MetricName, Callable[[Setting], Metric]] = {
     "chrf": lambda s: corpus.chrf(s.nrefs),
     "exact_match": lambda s: overlap.exact_match(s.nrefs),
     "accuracy": lambda s: overlap.accuracy(s.nrefs, s.pattern),
+    "sari": lambda s: sari.sari(s.nrefs),
+    "embedding_similarity": lambda s: embedding.embedding_similarity(s.nrefs, s.embedder),
+    "length_ratio": lambda s: manner.length_ratio(),
+    "repetition": lambda s: manner.repetition(),
+    "copy_rate": lambda s: source.copy_rate(),
+    "novel_1grams": lambda s: source.novel_ngrams(1),
+    "novel_2grams": lambda s: source.novel_ngrams(2),
+    "novel_3grams": lambda s: source.novel_ngrams(3),
+    "unsupported_numbers": lambda s: source.unsupported_numbers(),
+    "unsupported_names": lambda s: source.unsupported_names(),
 }
 """Every metric of texts by name."""
 

@@ -5,12 +5,32 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, StringConstraints, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator, model_validator
 
 from instil.core.config import Config
 from instil.data.prompts import Prompt
 from instil.data.records import MAIN_TASK
 from instil.evaluate.config import DEFAULT_METRICS, MetricName
+from instil.models.config import ServedConfig
+
+SystemName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)]
+
+
+class SystemConfig(Config):
+    """A further system: a file of its `outputs` (JSONL with ids, or a line for each record), a server's `endpoint`, or
+    a `model`: a folder or a hub id."""
+
+    outputs: str | None = None
+    endpoint: ServedConfig | None = None
+    model: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum(kind is not None for kind in (self.outputs, self.endpoint, self.model)) != 1:
+            raise ValueError("a system is one of outputs, endpoint and model; set one of them")
+        return self
+
 
 SYSTEMS = ("teacher", "student", "student_without_teacher", "lead1", "first_words", "nearest_neighbour")
 """What every comparison may hold."""
@@ -32,8 +52,10 @@ class EvaluateConfig(Config):
 
     `metrics`: what the outputs are judged by, beside ROUGE-1, -2 and -L, which always are (docs/metrics.md).
     `answer`: the pattern whose last match in a text, or that match's first group, is its answer, for `accuracy`.
+    `embedder`: the folder of a model on this machine that `embedding_similarity` reads texts with.
     `fidelity_items`: examples whose targets teacher and students read, for their loss, calibration and how near they
-    are to each other; 0 for none. `prompted`: systems without training, for the comparison.
+    are to each other; 0 for none. `prompted`: systems without training, for the comparison. `systems`: what else is
+    held beside teacher and students, by name.
     """
 
     task: str = MAIN_TASK
@@ -45,14 +67,16 @@ class EvaluateConfig(Config):
     latency_items: PositiveInt = 30
     metrics: tuple[MetricName, ...] = DEFAULT_METRICS
     answer: str | None = None
+    embedder: str | None = None
     fidelity_items: NonNegativeInt = 50
     prompted: tuple[PromptedConfig, ...] = ()
+    systems: dict[SystemName, SystemConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [each.name for each in self.prompted]
+        names = [*(each.name for each in self.prompted), *self.systems]
         if twice := next((name for name in names if names.count(name) > 1 or name in SYSTEMS), None):
-            raise ValueError(f"prompted calls a system {twice!r}, as another is called; give it a name of its own")
+            raise ValueError(f"{twice} is the name of a system that is there already; choose another")
         return self
 
     @field_validator("answer")
@@ -65,10 +89,12 @@ class EvaluateConfig(Config):
         return answer
 
     @model_validator(mode="after")
-    def _answers_are_found(self) -> Self:
+    def _what_metrics_need(self) -> Self:
         if "accuracy" in self.metrics and self.answer is None:
             raise ValueError(
                 "accuracy needs a pattern that finds the answer in a text; set answer, for example"
                 r" answer: 'answer is (\S+)', or measure exact_match"
             )
+        if "embedding_similarity" in self.metrics and self.embedder is None:
+            raise ValueError("embedding_similarity needs a model; set embedder to the folder of one")
         return self

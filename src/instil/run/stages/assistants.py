@@ -38,5 +38,5 @@ def run_assistants(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher)
         labels = run_labels(own, leg, data, teacher)
         untrained = run_student(own, leg, data, teacher)
         learned = run_distil(own, leg, data, untrained, labels, teacher)
-        teacher = Teacher(learned.fingerprint, partial(load_made, learned), teacher.licence, learned)
+        teacher = Teacher(learned.fingerprint, partial(load_made, learned), teacher.licence, teacher.ref, learned)
     return teacher

@@ -115,14 +115,14 @@ def _distil(
 
 
 def distil_task(
-    recipe: Recipe, section: DistilConfig, student: Artifact, model: Any, labels: Labels | None, reading: Reading,
-    teacher: Teacher | None = None,
+    recipe: Recipe, section: DistilConfig, student: Artifact | None, model: Any, labels: Labels | None,
+    reading: Reading, teacher: Teacher | None = None,
 ) -> TextTask:  # fmt: skip
     """What the loop trains: `model` with the weights that `section` adapts, on the examples of `reading`; `student` is
-    what it was built as."""
+    what it was built as, which only features need."""
     adapted = adapt(model, section.adapt, seed=recipe.seed_of_student)
     module = RowLoss(adapted, family_of(adapted), mix_of(section, labels.least if labels else None), section.weigh)
-    if teacher is not None and section.features is not None:
+    if teacher is not None and student is not None and section.features is not None:
         if reading.linked:
             raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
         module = FeatureRowLoss(module, _features(section.features, student, adapted, teacher))

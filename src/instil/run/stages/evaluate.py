@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instil.core import console, publish
 from instil.core.errors import StorageError
 from instil.core.protocol import Generator
+from instil.data.records import Record
 from instil.evaluate.baselines import baselines_of
 from instil.evaluate.compare import evaluate_systems, total_steps
 from instil.evaluate.results import Comparison
@@ -17,12 +18,14 @@ from instil.models.loading import LoadedModel, to_accelerator
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
+from instil.run.stages.further import further_inputs, further_systems
 from instil.run.stages.made_models import load_made
 from instil.run.stages.prompted import prompted_systems
 from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import Teacher, generator_of
 
 TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
+COMPRESSED = "student_compressed"
 COMPARISON_NAME = "comparison.json"
 OUTPUTS_NAME = "outputs"
 
@@ -37,6 +40,7 @@ def run_evaluate(
     inputs |= {name: artifact.fingerprint for name, artifact in students.items()}
     if untrained is not None:
         inputs["untrained"] = untrained.fingerprint
+    inputs |= further_inputs(recipe)
     return shop.stage(
         "evaluate",
         lambda folder: _evaluate(recipe, data, teacher, students, untrained, folder),
@@ -58,6 +62,20 @@ def read_comparison(artifact: Artifact) -> Comparison:
         raise StorageError(f"{path}: damaged; delete {artifact.folder} and run the same command again") from error
 
 
+def systems_of(
+    recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], untrained: Artifact | None = None
+) -> tuple[dict[str, Generator], Sequence[Record]]:
+    """All that is held against each other, by name, and the records that it is held on."""
+    section = recipe.evaluate
+    train, held_out = (records_of(data.splits[name], section.task) for name in ("train", section.split))
+    records = held_out[: section.items]
+    systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=section.beams)}
+    for name, artifact in students.items():
+        systems[name] = _generator(recipe, load_made(artifact), name)
+    systems |= prompted_systems(recipe, train, untrained) | further_systems(recipe, records)
+    return systems | baselines_of(train, recipe.data.tasks[section.task].prefix), records
+
+
 def _evaluate(
     recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], untrained: Artifact | None,
     folder: Path,
@@ -72,22 +90,17 @@ def examine(
     """The comparison of `teacher`, `students`, systems that are only asked and the baselines, with its files in
     `folder`; outputs that stand there already are not generated again."""
     section = recipe.evaluate
-    train, held_out = (records_of(data.splits[name], section.task) for name in ("train", section.split))
-    records = held_out[: section.items]
-    systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=recipe.evaluate.beams)}
-    for name, artifact in students.items():
-        systems[name] = _generator(recipe, load_made(artifact), name)
-    systems |= prompted_systems(recipe, train, untrained)
-    systems |= baselines_of(train, recipe.data.tasks[section.task].prefix)
-    examined = (1 + len(students)) * min(section.fidelity_items, len(records))
+    systems, records = systems_of(recipe, data, teacher, students, untrained)
+    models = sum(isinstance(system, TransformersGenerator) for system in systems.values())
+    examined = models * min(section.fidelity_items, len(records))
     steps = total_steps(len(systems), len(records), section.latency_items, examined)
     with console.progress("evaluate", steps, "outputs") as advance:
         comparison = evaluate_systems(
             systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
             against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,
             student=STUDENT if STUDENT in systems else None, latency_items=section.latency_items,
-            fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer, advance=advance,
-            outputs_folder=folder / OUTPUTS_NAME,
+            fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer,
+            embedder=section.embedder, advance=advance, outputs_folder=folder / OUTPUTS_NAME,
         )  # fmt: skip
     publish.write_text(folder / COMPARISON_NAME, comparison.model_dump_json(indent=2) + "\n")
     return comparison

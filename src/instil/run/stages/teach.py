@@ -95,10 +95,13 @@ def held_out_examples(recipe: Recipe, loaded: LoadedModel, data: Data, loop: Loo
     return encode(recipe, loaded, data.splits["validation"], "validation")[0] if loop.validate_steps else []
 
 
-def base_teacher(recipe: Recipe, data: Data) -> Teacher:
-    """The teacher before any teaching: its model with the adapter that the recipe names, or random weights."""
+def base_teacher(recipe: Recipe, data: Data | None = None) -> Teacher:
+    """The teacher before any teaching: its model with the adapter that the recipe names, or random weights, which need
+    the `data` for their tokenizer."""
     teacher = recipe.teacher
     if scratch := teacher.scratch:
+        if data is None:
+            raise ConfigError(f"teacher.scratch: a {teacher.model} of random weights knows nothing before it is taught")
         made_from = fingerprint(teacher.model, scratch.model_dump(mode="json"), data.fingerprint, recipe.seed)
         build = partial(scratch_teacher, scratch, teacher.model, data, recipe.seed)
         return Teacher(made_from, build, UNKNOWN_LICENCE, teacher.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ WEIGHTS = "model.bin"
 _SPEC = struct.Struct("<IH")
 """How model.bin begins: its format's version, then the length of the name of the model's form, then that name."""
 
+_FORMS: dict[str, Kind] = {"TransformerSpec": "encoder-decoder", "TransformerDecoderSpec": "decoder-only"}
+
 
 def kind_of(folder: Path) -> Kind:
     """The family of the CTranslate2 model in `folder`. Raises `ModelError` for another file of that name."""
@@ -32,10 +34,9 @@ def kind_of(folder: Path) -> Kind:
             name = file.read(length).rstrip(b"\0").decode("ascii")
     except (struct.error, ValueError) as error:
         raise ModelError(f"{folder / WEIGHTS}: is no CTranslate2 model; export it again") from error
-    forms: dict[str, Kind] = {"TransformerSpec": "encoder-decoder", "TransformerDecoderModelSpec": "decoder-only"}
-    if name not in forms:
-        raise ModelError(f"{folder}: holds a {name!r}, which does not turn text into text; export a text model")
-    return forms[name]
+    if name not in _FORMS:
+        raise ModelError(f"{folder}: holds no model that turns text into text (its form is {name!r}); export it again")
+    return _FORMS[name]
 
 
 class CTranslate2Engine:
@@ -61,14 +62,21 @@ class CTranslate2Engine:
     def run(self, jobs: Sequence[Job]) -> None:
         """One batch, searched as the first job asks."""
         writers = [Writer(job, self.tokenizer, self._ends) for job in jobs]
-        if wanted := max(job.limit for job in jobs):
-            self._write(jobs, wanted, lambda step: writers[step.batch_id].take(step.token_id))
+        # A prompt of one token makes CTranslate2 4.8 take the longer prompts of its batch for text that was written.
+        for alone in (True, False):
+            if some := [writer for writer in writers if (len(writer.job.ids) == 1) is alone and writer.job.limit]:
+                self._write(some)
         for job, writer in zip(jobs, writers, strict=True):
             writer.rest()
             job.finish(() if job.scores is None else self._scores(job, writer.ids))
 
-    def _write(self, jobs: Sequence[Job], wanted: int, hear: Callable[[Any], bool]) -> None:
-        sampling = jobs[0].sampling
+    def _write(self, writers: Sequence[Writer]) -> None:
+        jobs = [writer.job for writer in writers]
+        sampling, wanted = jobs[0].sampling, max(job.limit for job in jobs)
+
+        def hear(step: Any) -> bool:
+            return writers[step.batch_id].take(step.token_id)
+
         how: dict[str, Any] = {"beam_size": 1, "callback": hear, "end_token": sorted(self._ends)}
         if not sampling.greedy:
             how |= {"sampling_topk": 0, "sampling_topp": sampling.top_p, "sampling_temperature": sampling.temperature}

@@ -31,6 +31,8 @@ def token_scores(
             continue
         row_V = log_probs_TV[place - 1]
         best = row_V.topk(top)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        found.append(TokenScore(text(ids[place]), float(row_V[ids[place]]), {text(token): p for token, p in pairs}))
+        likeliest: dict[str, float] = {}
+        for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+            likeliest.setdefault(text(token), value)  # Parts of characters look alike; the likelier one counts.
+        found.append(TokenScore(text(ids[place]), float(row_V[ids[place]]), likeliest))
     return tuple(found)

@@ -46,10 +46,11 @@ class TransformersEngine:
         found = load_model(ref, device=device)
         if adapter is not None:
             found = load_adapter(found, adapter)
+        self._model: Any = found.model
         self._inner = TransformersGenerator(found.model, found.tokenizer, Prompt(), name=ref, max_source_tokens=None)
         self.tokenizer = self._inner.tokenizer
         self._ends = frozenset(self._inner.ends)
-        config = self._inner.model.config.get_text_config(decoder=True)
+        config = self._model.config.get_text_config(decoder=True)
         self.facts = EngineFacts(
             "transformers", self._inner.kind, self._inner.bytes, batch,
             positions=getattr(config, "max_position_embeddings", None), can_score=True,
@@ -58,14 +59,15 @@ class TransformersEngine:
     def run(self, jobs: Sequence[Job]) -> None:
         """One batch, searched as the first job asks."""
         writers = [Writer(job, self.tokenizer, self._ends) for job in jobs]
-        if wanted := max(job.limit for job in jobs):
-            self._write(jobs, writers, wanted)
+        if some := [writer for writer in writers if writer.job.limit]:
+            self._write(some)
         for job, writer in zip(jobs, writers, strict=True):
             writer.rest()
             job.finish(() if job.scores is None else self._scores(job, writer.ids))
 
-    def _write(self, jobs: Sequence[Job], writers: Sequence[Writer], wanted: int) -> None:
-        sampling = jobs[0].sampling
+    def _write(self, writers: Sequence[Writer]) -> None:
+        jobs = [writer.job for writer in writers]
+        sampling, wanted = jobs[0].sampling, max(job.limit for job in jobs)
         how: dict[str, Any] = {"do_sample": False}
         if not sampling.greedy:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -77,7 +79,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def _scores(self, job: Job, written: list[int]) -> tuple[TokenScore, ...]:
         """Of the tokens written, and with `echo` of the prompt's before them, whose first has none."""
-        model = self._inner.model
+        model = self._model
         device = model.get_input_embeddings().weight.device
         written = written[: job.new_tokens]
         if self.facts.kind == "encoder-decoder":

@@ -1,0 +1,109 @@
+"""CTranslate2's own converter, given the student as it is in memory.
+
+Its loaders were written for older versions of transformers: they ask a config for names that are gone, and the
+tokenizer for one token an id. Both are put before them here.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from ctranslate2.converters import transformers as loaders
+from ctranslate2.converters.converter import Converter
+
+from instil.core.errors import ModelError
+from instil.export.student import Student
+from instil.models.folders import first_line
+from instil.models.head import describe
+
+_QUANTIZATION = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8_float32"}
+
+
+def write(student: Student, precision: str, folder: Path) -> None:
+    """Write `model.bin` and the vocabulary. Raises `ModelError` for an architecture that CTranslate2 does not have."""
+    model = student.loaded.model
+    try:
+        _StudentConverter(student).convert(str(folder), quantization=_QUANTIZATION[precision], force=True)
+    except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
+        raise ModelError(
+            f"{describe(model)} cannot be converted to CTranslate2 ({first_line(error)}); choose another format"
+        ) from error
+
+
+class _StudentConverter(Converter):
+    def __init__(self, student: Student) -> None:
+        self._student = student
+
+    def _load(self) -> Any:
+        kind = type(self._student.loaded.model.config).__name__
+        loader = _loader(kind)
+        if loader is None:
+            raise NotImplementedError(f"it has no loader for {kind}")
+        # Some loaders take the model apart.
+        model = copy.deepcopy(self._student.loaded.model).float()
+        _with_factors(model)
+        model.config = _OlderConfig(model)
+        tokenizer = _one_token_an_id(self._student)
+        with torch.no_grad():
+            spec = loader(model, tokenizer)
+        spec.config.eos_token = tokenizer.convert_ids_to_tokens(self._student.sheet("ctranslate2", "").alphabet.ends[0])
+        return spec
+
+
+def _loader(kind: str) -> Any:
+    # Marian's own drops the last row of the embedding, taking it for padding, which a trimmed one may not end with;
+    # its layers are BART's.
+    return loaders.BartLoader() if kind == "MarianConfig" else loaders._MODEL_LOADERS.get(kind)
+
+
+def _with_factors(model: Any) -> None:
+    """Phi's factors of long texts, on each layer as they once were."""
+    if model.config.model_type != "phi3":
+        return
+    rope = model.config.rope_parameters or {}
+    factors = SimpleNamespace(long_factor=rope.get("long_factor"), short_factor=rope.get("short_factor"))
+    for layer in model.model.layers:
+        layer.self_attn.rotary_emb = factors
+
+
+class _OlderConfig:
+    """A model's config with names that transformers 5 has given up."""
+
+    def __init__(self, model: Any) -> None:
+        self._config = model.config
+        encoder = getattr(getattr(model, "model", None), "encoder", None)
+        if encoder is not None:
+            self.normalize_before = hasattr(encoder, "layer_norm")
+            self.normalize_embedding = hasattr(encoder, "layernorm_embedding")
+        rope = getattr(model.config, "rope_parameters", None) or {}
+        full = rope.get("full_attention", rope)
+        if full:
+            scaled = full.get("rope_type", "default") != "default"
+            self.rope_theta = full["rope_theta"]
+            self.rope_scaling = {**full, "type": full["rope_type"]} if scaled else None
+        if model.config.model_type in ("t5", "mt5"):
+            # What the name meant: whether the decoder's outputs are scaled.
+            self.tie_word_embeddings = getattr(model.config, "scale_decoder_outputs", False)
+        if "sliding_attention" in rope:
+            self.rope_local_base_freq = rope["sliding_attention"]["rope_theta"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._config, name)
+
+
+def _one_token_an_id(student: Student) -> Any:
+    """A copy of the tokenizer with names for ids that only the embedding has, and for signs that it lacks: the
+    converter writes them all down, though none is ever looked up."""
+    tokenizer = copy.deepcopy(student.loaded.tokenizer)
+    size = student.sheet("ctranslate2", "").vocabulary
+    if sorted(tokenizer.get_vocab().values()) != list(range(len(tokenizer))) or len(tokenizer) > size:
+        raise ValueError(f"its {len(tokenizer)} tokens have no ids from 0 on within the embedding's {size}")
+    tokenizer.add_tokens([f"<unused{number}>" for number in range(len(tokenizer), size)])
+    for sign in ("unk_token", "bos_token"):
+        if getattr(tokenizer, sign) is None:
+            setattr(tokenizer, sign, tokenizer.eos_token)
+    return tokenizer

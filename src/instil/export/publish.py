@@ -1,0 +1,80 @@
+"""The way of an export: written aside, reloaded in its engine, compared, and only then given its name."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from instil.core import console, publish, units
+from instil.core.errors import ConfigError
+from instil.export.engines import open_engine
+from instil.export.engines.engine import Engine
+from instil.export.formats import PRECISIONS, precision_of, write_format
+from instil.export.parity import EXACT, PARITY_NAME, PROBES, TOLERANCES, Parity, Probe, Scorer, compare, require
+from instil.export.sheet import Format
+from instil.export.student import Student
+from instil.models.folders import quiet_transformers
+
+_PROVED = 4
+"""Probes that prove a conversion in full precision, before the precision that is asked for loosens the tolerance."""
+_LONGEST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A published export."""
+
+    folder: Path
+    parity: Parity
+    bytes: int
+    student_bytes: int
+
+
+def export_student(
+    student: Student, target: Format, out: Path, *, precision: str | None = None, probes: Sequence[Probe],
+    scorer: Scorer | None = None, metric: str = "", force: bool = False,
+) -> Exported:  # fmt: skip
+    """Write `student` as `target` into `out`, if the reloaded export proves to be the student.
+
+    Raises `ConfigError` where `out` exists and `force` is off, `ParityError` for an export that differs too much; an
+    old `out` stands until the new one does.
+    """
+    chosen = precision_of(target, precision)
+    if out.exists() and not force:
+        raise ConfigError(f"{out}: exists already; add --force to replace it, or give another folder with --out")
+    if not probes:
+        raise ConfigError("there is nothing to compare on; give sources with --probes FILE")
+    used = list(probes[:PROBES])
+    longest = min(student.target_limit or _LONGEST, _LONGEST)
+    if chosen != "fp32" and "fp32" in PRECISIONS[target]:
+        with tempfile.TemporaryDirectory(prefix=publish.ASIDE_PREFIX, dir=_parent(out)) as scratch:
+            engine = _written(student, target, "fp32", Path(scratch))
+            proof = compare(student, engine, used[:_PROVED], tolerance=EXACT, max_new_tokens=longest)
+            require(proof, f"{target} fp32, before {chosen}")
+    with publish.publish_folder(out) as aside:
+        engine = _written(student, target, chosen, aside)
+        console.say(f"  {target} {chosen}: {units.size(engine.bytes)}, comparing it on {len(used)} sources")
+        parity = compare(
+            student, engine, used, tolerance=TOLERANCES[chosen], max_new_tokens=longest, scorer=scorer, metric=metric
+        )
+        require(parity, f"{target} {chosen}")
+        publish.write_text(aside / PARITY_NAME, json.dumps(parity.json(), indent=2, ensure_ascii=False) + "\n")
+        size = engine.bytes
+    return Exported(out, parity, size, student.generator.bytes)
+
+
+def _parent(out: Path) -> Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out.parent
+
+
+def _written(student: Student, target: Format, precision: str, folder: Path) -> Engine:
+    write_format(student, target, precision, folder)
+    with quiet_transformers():
+        student.loaded.tokenizer.save_pretrained(folder)
+        student.loaded.model.generation_config.save_pretrained(folder)
+    student.sheet(target, precision).write(folder)
+    return open_engine(folder)

@@ -1,0 +1,1 @@
+"""Looking for the student that learns most within limits, by optuna."""

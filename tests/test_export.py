@@ -1,0 +1,189 @@
+"""Exports: the formats' own engines write what the student writes, or the export is refused and the old one stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+import tiny
+from instil.core.errors import ConfigError, ModelError
+from instil.core.protocol import Generator
+from instil.data.prompts import Prompt
+from instil.export import publish
+from instil.export.engines import open_engine
+from instil.export.formats import precision_of
+from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
+from instil.export.sheet import SHEET_NAME, read_sheet
+from instil.export.student import Student, open_student
+
+PROBES = [Probe(f"probe number {number} is {number * number}", ("a reference",)) for number in range(4)]
+PROMPT = Prompt(kind="template", text="Say: {source} =")
+NEAR = {"ctranslate2": 1e-3, "gguf": 1e-3, "hf": 1e-3, "onnx": 1e-3, "openvino": 1e-3}
+
+
+def save(model: Any, folder: Path) -> Path:
+    """`model` as a student's folder, with the prompt and limits of a recipe."""
+    kind = "encoder-decoder" if model.config.is_encoder_decoder else "decoder-only"
+    model.generation_config.pad_token_id = tiny.PAD
+    if kind == "encoder-decoder":
+        model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id
+    model.save_pretrained(folder)
+    tiny.tiny_tokenizer(kind).save_pretrained(folder)
+    recipe = {"prompt": PROMPT.model_dump(), "limits": {"source": 40, "target": 12}}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return folder
+
+
+def tiny_student(name: str, folder: Path) -> Student:
+    model = tiny.tiny_model(name)
+    if name in ("gemma3", "phi3"):  # CTranslate2 has no cap on logits, and no window that a text outgrows.
+        model.config.final_logit_softcapping, model.config.sliding_window = None, 64
+    return open_student(save(model, folder / "student"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Student:
+    return tiny_student("llama", tmp_path_factory.mktemp("llama"))
+
+
+CASES = [
+    *(("ctranslate2", name) for name in ("t5", "t5_gated", "bart", "marian", "pegasus")),
+    *(("ctranslate2", name) for name in ("llama", "gemma3", "qwen3", "phi3", "gptj", "gpt2")),
+    *(("gguf", name) for name in ("llama", "gemma3", "qwen2", "qwen3", "phi3", "gpt2", "smollm3")),
+    ("hf", "t5"),
+    ("hf", "llama"),
+]
+
+
+@pytest.mark.parametrize(("target", "name"), CASES)
+def test_an_exact_export_writes_what_the_student_writes(target: Any, name: str, tmp_path: Path) -> None:
+    student = tiny_student(name, tmp_path)
+    made = publish.export_student(student, target, tmp_path / "out", precision="fp32", probes=PROBES)
+    assert made.parity.log_prob < NEAR[target] and made.parity.regret < EXACT.regret
+    engine = open_engine(made.folder)
+    assert isinstance(engine, Generator)
+    sources = [probe.source for probe in PROBES]
+    wanted = student.generator.generate(sources, max_new_tokens=8, batch_size=2)
+    assert engine.generate(sources, max_new_tokens=8, batch_size=3) == wanted
+    assert engine.parameters == student.generator.parameters and engine.bytes > 0
+
+
+def test_prompt_and_limits_travel(llama: Student, tmp_path: Path) -> None:
+    made = publish.export_student(llama, "ctranslate2", tmp_path / "out", precision="fp32", probes=PROBES)
+    sheet = read_sheet(made.folder)
+    assert (sheet.prompt, sheet.source_limit, sheet.target_limit) == (PROMPT, 40, 12)
+    kept = json.loads((made.folder / PARITY_NAME).read_text())
+    assert kept["passed"] and kept["probes"] == len(PROBES)
+    long = "word " * 50
+    assert len(open_engine(made.folder).read(long)) == len(llama.generator._encode(long))
+
+
+def test_an_export_to_transformers_is_a_student_again(llama: Student, tmp_path: Path) -> None:
+    made = publish.export_student(llama, "hf", tmp_path / "out", precision="fp32", probes=PROBES)
+    again = open_student(made.folder)
+    assert (again.prompt, again.source_limit, again.target_limit) == (PROMPT, 40, 12)
+
+
+def test_a_corrupted_export_is_refused_and_the_old_one_stands(
+    llama: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    publish.export_student(llama, "ctranslate2", out, precision="fp32", probes=PROBES)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write = publish.write_format
+
+    def corrupted(student: Student, target: Any, precision: str, folder: Path) -> None:
+        write(student, target, precision, folder)
+        content = bytearray((folder / "model.bin").read_bytes())
+        middle = np.frombuffer(content, dtype=np.uint8)[len(content) // 2 :][:4000]
+        middle[:] = np.frombuffer(np.full(1000, 0.5, dtype=np.float32).tobytes(), dtype=np.uint8)
+        (folder / "model.bin").write_bytes(content)
+
+    monkeypatch.setattr(publish, "write_format", corrupted)
+    with pytest.raises(ParityError, match=r"refused, its .* nats"):
+        publish.export_student(llama, "ctranslate2", out, precision="fp32", probes=PROBES, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_is_replaced_only_when_asked_to(llama: Student, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    publish.export_student(llama, "ctranslate2", out, precision="fp32", probes=PROBES)
+    with pytest.raises(ConfigError, match="exists already; add --force"):
+        publish.export_student(llama, "ctranslate2", out, precision="fp32", probes=PROBES)
+    publish.export_student(llama, "hf", out, precision="fp32", probes=PROBES, force=True)
+    assert read_sheet(out).format == "hf" and not (out / "model.bin").exists()
+
+
+def test_a_worse_score_is_refused(llama: Student, tmp_path: Path) -> None:
+    scores = iter([50.0] * len(PROBES) + [40.0] * len(PROBES))
+    with pytest.raises(ParityError, match=r"loses 10\.00 points of rougeL"):
+        publish.export_student(
+            llama, "ctranslate2", tmp_path / "out", precision="fp32", probes=PROBES, metric="rougeL",
+            scorer=lambda output, targets: next(scores),
+        )  # fmt: skip
+
+
+def calm(name: str, folder: Path) -> Student:
+    """A wider student with weights as small as a trained one's, which bear being rounded."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = hf.LlamaConfig(**{**tiny._LLAMA, **sizes}, tie_word_embeddings=name == "tied")
+    return open_student(save(hf.LlamaForCausalLM(config).eval(), folder / "student"))
+
+
+@pytest.mark.parametrize(("target", "precision", "smaller"), [
+    ("ctranslate2", "int8", 3.4), ("gguf", "q8_0", 3.4), ("gguf", "q4_k_m", 5.0), ("gguf", "q4_0", 5.0),
+    ("hf", "bf16", 1.9),
+])  # fmt: skip
+def test_quantised_exports_are_smaller_and_near(target: Any, precision: str, smaller: float, tmp_path: Path) -> None:
+    student = calm("tied", tmp_path)
+    made = publish.export_student(student, target, tmp_path / "out", precision=precision, probes=PROBES)
+    assert made.student_bytes / made.bytes > smaller
+
+
+def test_types_of_a_q4_k_m_file() -> None:
+    from gguf import GGMLQuantizationType as Type
+
+    from instil.export.formats.gguf_quants import type_of
+
+    def of(name: str, width: int = 512) -> Type:
+        return type_of(name, (1024, width), "q4_k_m", layers=16, tied=True)
+
+    assert of("token_embd.weight") == Type.Q6_K and of("blk.3.attn_q.weight") == Type.Q4_K
+    assert of("blk.0.ffn_down.weight") == Type.Q6_K and of("blk.2.ffn_down.weight") == Type.Q4_K
+    assert of("blk.2.ffn_down.weight", 96) == Type.Q5_0 and of("blk.2.ffn_down.weight", 40) == Type.F16
+    assert type_of("blk.0.attn_norm.weight", (512,), "q4_k_m", layers=16, tied=True) == Type.F32
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_llama_cpp_reads_the_students_tokens(merged: bool, llama: Student, tmp_path: Path) -> None:
+    made = publish.export_student(llama, "gguf", tmp_path / "out", precision="fp32", probes=PROBES)
+    engine = open_engine(made.folder)
+    assert engine.reads_alike("Ein  Text, 12 34\n\n<s>é日🙂")
+    if merged:
+        (made.folder / "tokenizer.json").write_text(
+            (made.folder / "tokenizer.json").read_text().replace('"merges": []', '"merges": [["a","b"]]')
+        )
+        state = json.loads((made.folder / "tokenizer.json").read_text())
+        state["model"]["vocab"]["ab"] = tiny.VOCABULARY
+        (made.folder / "tokenizer.json").write_text(json.dumps(state))
+        found = compare(llama, open_engine(made.folder), [Probe("abc")], tolerance=EXACT, max_new_tokens=2)
+        assert "other tokens" in found.problem
+
+
+def test_what_no_format_offers_is_said(tmp_path: Path, llama: Student) -> None:
+    with pytest.raises(ConfigError, match="has no precision 'int3'; choose one of int8, fp32"):
+        precision_of("ctranslate2", "int3")
+    with pytest.raises(ModelError, match="not offered as GGUF"):
+        publish.export_student(tiny_student("t5", tmp_path), "gguf", tmp_path / "out", probes=PROBES)
+    with pytest.raises(ModelError, match=f"no {SHEET_NAME}"):
+        open_engine(tmp_path)
+    with pytest.raises(ModelError, match="no such folder"):
+        open_student(tmp_path / "nowhere")

@@ -1,0 +1,150 @@
+"""Every engine writes what the reference writes; a draft changes nothing; a child that dies comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serving
+import tiny
+from instil.core.errors import ModelError
+from instil.serve.config import EngineOptions, Limits, ModelSpec
+from instil.serve.engines.choose import choose, start
+from instil.serve.jobs import Answer, Job, Sampling
+
+PROMPTS = ("hello", "a longer text to go on with", "?")
+NEW = 8
+
+
+@contextmanager
+def engine(ref: Path, **options: Any) -> Iterator[Any]:
+    asked = EngineOptions(device="cpu", threads=1, context=serving.ROOM, **options)
+    spec = ModelSpec(name="m", ref=str(ref))
+    found = start(spec, choose(str(ref), asked, "cpu"), asked, Limits(batch=3), "cpu")
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def write(found: Any, **more: Any) -> list[Answer]:
+    jobs = [Job(list(found.tokenizer(prompt)["input_ids"]), NEW, **more) for prompt in PROMPTS]
+    found.run(jobs)
+    return [job.future.result(0) for job in jobs]
+
+
+def texts(ref: Path, **options: Any) -> list[str]:
+    with engine(ref, **options) as found:
+        return [answer.text for answer in write(found)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("engines")
+    for name in ("qwen3", "bart"):
+        serving.write_model(root / name, name)
+    serving.write_gguf(root / "gguf")
+    return root
+
+
+def exported(folder: Path, to: Path) -> Path:
+    """The model of `folder` in CTranslate2's format, its tokenizer beside it."""
+    from ctranslate2.converters import TransformersConverter
+
+    TransformersConverter(str(folder)).convert(str(to), force=True)
+    tiny.tiny_tokenizer("decoder-only").save_pretrained(to)
+    return to
+
+
+def test_ctranslate2_writes_what_the_reference_writes(place: Path, tmp_path: Path) -> None:
+    assert texts(exported(place / "qwen3", tmp_path / "ct2")) == texts(place / "qwen3")
+
+
+def test_ctranslate2_scores_like_the_reference(place: Path, tmp_path: Path) -> None:
+    found = []
+    for ref in (place / "qwen3", exported(place / "qwen3", tmp_path / "ct2")):
+        with engine(ref) as each:
+            found.append([score.logprob for score in write(each, scores=2, echo=True)[1].scores])
+    assert found[0][0] is found[1][0] is None
+    assert found[1][1:] == pytest.approx(found[0][1:], abs=1e-3)
+
+
+def test_llama_cpp_writes_what_the_reference_writes(place: Path) -> None:
+    assert texts(place / "gguf") == texts(place / "qwen3")
+
+
+def test_a_draft_changes_no_text_and_its_guesses_are_counted(place: Path) -> None:
+    with engine(place / "gguf", draft=str(place / "gguf" / "gguf.gguf"), draft_tokens=4) as found:
+        assert [answer.text for answer in write(found)] == texts(place / "gguf")
+        assert 0 < found.accepted <= found.drafted
+
+
+def test_each_row_of_a_batch_has_its_own_limit_and_stop(place: Path) -> None:
+    with engine(place / "qwen3") as found:
+        whole = write(found)[0].text
+        ids = list(found.tokenizer(PROMPTS[0])["input_ids"])
+        jobs = [Job(ids, 2), Job(ids, NEW, stops=(whole[2],)), Job(ids, NEW)]
+        found.run(jobs)
+        short, stopped, free = (job.future.result(0) for job in jobs)
+    assert (short.new_tokens, short.ended, short.text) == (2, "length", whole[:2])
+    assert (stopped.text, stopped.ended) == (whole[: whole.index(whole[2])], "stop")
+    assert free.text == whole
+
+
+def test_a_seed_makes_sampling_repeatable_on_every_engine(place: Path, tmp_path: Path) -> None:
+    for ref in (place / "qwen3", place / "gguf"):
+        with engine(ref) as found:
+            ids = list(found.tokenizer("draw")["input_ids"])
+            drawn = []
+            for seed in (1, 1, 2):
+                job = Job(ids, NEW, Sampling(1.5, 0.95, seed))
+                found.run([job])
+                drawn.append(job.future.result(0).text)
+        assert drawn[0] == drawn[1] != drawn[2], ref.name
+
+
+def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"no model")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="export it again"), engine(tmp_path):
+        pass
+
+
+@pytest.mark.slow
+def test_a_child_server_is_watched_and_started_again(place: Path) -> None:
+    from instil.data.prompts import Prompt
+    from instil.data.tokens import encode_prompt
+    from instil.serve.engines.child import CHILD_MODEL, ChildEngine, ChildServer, free_port, vllm_command
+
+    assert vllm_command("m", 1, context=64, draft="d")[-2] == "--speculative-config"
+    port = free_port()
+    command = [
+        sys.executable, "-c", "from instil.run.cli import main; main()", "serve", f"{CHILD_MODEL}={place / 'gguf'}",
+        "--port", str(port), "--context", "128", "--batch", "2", "--threads", "1",
+    ]  # fmt: skip
+    server = ChildServer(command, port, health="/healthz", start_s=100)
+    tokenizer = tiny.tiny_tokenizer("decoder-only")
+    found = ChildEngine(server, tokenizer, name="child", workers=2, positions=128)
+    try:
+        ids = encode_prompt(tokenizer, Prompt(), PROMPTS[0], None, "decoder-only")
+        before = Job(ids, NEW)
+        found.run([before])
+        first = server.pid
+        os.kill(first, signal.SIGKILL)
+        until = time.monotonic() + 60
+        while server.pid == first or not server.answers():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        after = Job(ids, NEW)
+        found.run([after])
+        assert after.future.result(0).text == before.future.result(0).text == texts(place / "gguf")[0]
+    finally:
+        found.close()

@@ -1,0 +1,180 @@
+"""The parts of the server by themselves: the queue, the cache, the keys, the choice of an engine, stops and streams."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from instil.core.errors import ConfigError, ModelError
+from instil.serve.cache import AnswerCache, key_of
+from instil.serve.config import EngineOptions, ModelSpec, ServeConfig
+from instil.serve.engines.choose import choose
+from instil.serve.jobs import Answer, Job, Sampling, ServeError
+from instil.serve.keys import add_key, name_of, read_keys
+from instil.serve.waiting import WaitingRoom
+
+
+def job(*, priority: int = 0, **more: object) -> Job:
+    return Job([1, 2], 4, priority=priority, **more)  # type: ignore[arg-type]
+
+
+def test_lower_priorities_leave_first_and_equal_ones_in_the_order_they_came() -> None:
+    room = WaitingRoom(8)
+    late, first, second = job(priority=5), job(), job()
+    room.put([late])
+    room.put([first, second])
+    assert room.take(2) == [first, second]
+    assert room.take(2) == [late]
+
+
+def test_a_batch_holds_only_jobs_that_are_searched_alike() -> None:
+    room = WaitingRoom(8)
+    greedy, drawn, other = job(), job(sampling=Sampling(1.0)), job()
+    seeded = [job(sampling=Sampling(1.0, seed=7)) for _ in range(2)]
+    room.put([greedy, drawn, other, *seeded])
+    assert [room.take(4) for _ in range(4)] == [[greedy, other], [drawn], [seeded[0]], [seeded[1]]]
+
+
+def test_a_full_room_takes_all_of_a_request_or_nothing_and_says_when_to_come_again() -> None:
+    room = WaitingRoom(3)
+    room.put([job(), job()])
+    with pytest.raises(ServeError) as refused:
+        room.put([job(), job()])
+    assert (refused.value.status, refused.value.retry_after) == (429, 1)
+    assert len(room) == 2
+    with pytest.raises(ServeError, match="only 3 may wait"):
+        room.put([job() for _ in range(4)])
+
+
+def test_a_job_past_its_deadline_is_told_so_and_makes_room() -> None:
+    room = WaitingRoom(1)
+    late = job(deadline=time.monotonic() - 1)
+    room.put([late])
+    fresh = job()
+    room.put([fresh])
+    assert room.take(4) == [fresh]
+    assert late.future.exception().status == 504  # type: ignore[union-attr]
+    assert room.expired == 1
+
+
+def test_jobs_that_come_together_share_a_batch() -> None:
+    room = WaitingRoom(8, gather_s=0.2)
+    jobs = [job() for _ in range(3)]
+
+    def come() -> None:
+        for each in jobs:
+            room.put([each])
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    assert room.take(3) == jobs
+    thread.join()
+
+
+def test_a_closed_room_lets_nobody_in_and_everybody_out() -> None:
+    room = WaitingRoom(2)
+    inside = job()
+    room.put([inside])
+    room.close()
+    with pytest.raises(ServeError) as refused:
+        room.put([job()])
+    assert refused.value.status == 503
+    assert room.take(4) == [inside]
+    assert room.take(4) == []
+
+
+def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
+    cache = AnswerCache(2500)
+    answers = {name: Answer(name * 100, "stop", 1, 1) for name in "abcde"}
+    for name in "abc":
+        cache.put(((1,), name), answers[name])
+    assert cache.get(((1,), "a")) is not None
+    for name in "de":
+        cache.put(((1,), name), answers[name])
+    assert cache.get(((1,), "b")) is None
+    found = cache.get(((1,), "a"))
+    assert found is not None and found.cached and found.text == "a" * 100
+    assert cache.bytes <= 2500
+    cache.put("huge", Answer("x" * 5000, "stop", 1, 1))
+    assert cache.get("huge") is None
+
+
+def test_sampled_and_scored_answers_are_not_kept() -> None:
+    assert key_of(job()) == ((1, 2), 4, ())
+    assert key_of(job(sampling=Sampling(0.5, seed=1))) is None
+    assert key_of(job(scores=1)) is None
+
+
+def test_a_stop_ends_the_text_before_it_and_no_part_of_it_is_streamed() -> None:
+    heard: list[str] = []
+    one = job(stops=("END",), listener=heard.append)
+    assert [one.take(piece) for piece in ("ab", "E", "N")] == [False] * 3
+    assert "".join(heard) == "ab"[: len("".join(heard))]
+    assert one.take("D!")
+    one.finish()
+    answer = one.future.result()
+    assert (answer.text, answer.ended, "".join(heard)) == ("ab", "stop", "ab")
+
+
+def test_a_limit_ends_the_text() -> None:
+    one = job()
+    assert [one.take("x") for _ in range(4)] == [False, False, False, True]
+    one.finish()
+    assert one.future.result().ended == "length"
+
+
+def test_keys_are_kept_as_hashes_and_known_again(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    key = add_key(path, "ada")
+    other = add_key(path, "bob")
+    assert key not in path.read_text() and path.stat().st_mode & 0o077 == 0
+    known = read_keys(path)
+    assert (name_of(key, known), name_of(other, known), name_of(key + "x", known)) == ("ada", "bob", None)
+    with pytest.raises(ConfigError, match="has a key 'ada' already"):
+        add_key(path, "ada")
+
+
+@pytest.mark.parametrize("text", ["", "ada\n", "ada 1234\n"])
+def test_a_bad_file_of_keys_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="keys"):
+        read_keys(path)
+
+
+def test_the_engine_is_chosen_by_what_lies_there(tmp_path: Path) -> None:
+    exported = tmp_path / "ct2"
+    exported.mkdir()
+    (exported / "model.bin").touch()
+    (exported / "config.json").touch()
+    auto = EngineOptions()
+    assert choose("some/model.gguf", auto, "cpu").engine == "llama.cpp"
+    assert choose(str(exported), auto, "cpu").engine == "ctranslate2"
+    plain = choose("google-t5/t5-small", auto, "cpu")
+    assert plain.engine == "transformers" and "device is cpu" in plain.why
+    with pytest.raises(ModelError, match="export it first: instil export MODEL --to gguf"):
+        choose(str(exported), EngineOptions(engine="llama.cpp"), "cpu")
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two models are called 'a'"):
+        ServeConfig(models=(ModelSpec(name="a", ref="x"), ModelSpec(name="a", ref="y")))
+
+
+def test_ray_is_asked_for_where_it_is_missing() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("ray"):
+        pytest.skip("ray is installed here")
+    from instil.serve.ray_app import deployment_options, serve_on_ray
+
+    config = ServeConfig(models=(ModelSpec(name="a", ref="x"),))
+    with pytest.raises(ConfigError, match="pip install 'instil\\[ray\\]'"):
+        serve_on_ray(config, most_replicas=2)
+    options = deployment_options(config, most_replicas=2)
+    assert options["autoscaling_config"]["max_replicas"] == 2
+    assert options["max_queued_requests"] == config.limits.queue
