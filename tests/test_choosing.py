@@ -69,12 +69,13 @@ def test_teachers_are_ranked_on_the_users_records(tmp_path: Path) -> None:
 def test_bits_are_those_of_the_whole_target(tmp_path: Path) -> None:
     from instil.data.records import Record
     from instil.models.loading import load_model
+    from instil.run.pipeline import Pipeline
     from instil.run.stages.teach import base_teacher
     from instil.run.teachers import _bits
 
     place = project(tmp_path / "p", "llama", pairs=60, prompt={"kind": "prefix", "text": ""}, teacher={"teach": None})
-    recipe = read_recipe(place / "recipe.yaml")
-    found = _bits(recipe, base_teacher(recipe), [Record("1", "a cat", ("eats",))])
+    pipeline = Pipeline(read_recipe(place / "recipe.yaml"), place)
+    found = _bits(pipeline.recipe, base_teacher(pipeline.recipe, pipeline.data), [Record("1", "a cat", ("eats",))])
     loaded = load_model(str(models_folder() / "llama"))
     prompt, target = (loaded.tokenizer(text)["input_ids"] for text in ("a cat", " eats"))
     target.append(loaded.tokenizer.eos_token_id)

@@ -15,6 +15,7 @@ from instil.core.errors import ConfigError
 from instil.data.config import DataConfig
 from instil.data.load import load_splits
 from instil.data.mixing import mixture_of
+from instil.data.prompts import Prompt
 from instil.data.records import MAIN_TASK, Record, data_fingerprint
 from instil.run.recipe import Recipe
 from project import project, write_pairs
@@ -118,16 +119,26 @@ def test_a_recipe_learns_both_and_is_examined_on_the_one_it_names(tmp_path: Path
     from instil.run.recipe_file import read_recipe
 
     also = {"name": "other", "source": "other.jsonl", "prefix": "other: ", "test_share": 0.3, "weight": 0.5}
+    also["clean"] = {"near_duplicates": None}
     folder = project(
         tmp_path / "both", pairs=60,
-        data={"also": [also | {"clean": {"near_duplicates": None}}], "sampling": {"temperature": 2.0}},
+        data={"prefix": "first: ", "also": [also], "sampling": {"temperature": 2.0}},
         teacher={"teach": None}, distil={"without_teacher": False, "loop": {"budget": {"steps": 2}}},
     )  # fmt: skip
     write_pairs(folder / "other.jsonl", 30, words=6)
     pipeline = Pipeline(read_recipe(folder / "recipe.yaml", ("evaluate.task=other",)), folder)
     outputs = (pipeline.evaluation.folder / "outputs" / "student.jsonl").read_text(encoding="utf8").splitlines()
     assert outputs and all(json.loads(line)["id"].startswith("other/") for line in outputs)
+    card = (pipeline.student.folder / "model" / "README.md").read_text(encoding="utf8")
+    assert "'sum: first: {source}'" in card and "'other: ' before each source" in card
     lead = (pipeline.evaluation.folder / "outputs" / "lead1.jsonl").read_text(encoding="utf8").splitlines()
     assert not any(json.loads(line)["output"].startswith("other: ") for line in lead)
     with pytest.raises(ConfigError, match=r"evaluate\.task is 'third'; choose one of main, other"):
         read_recipe(folder / "recipe.yaml", ("evaluate.task=third",))
+
+
+@pytest.mark.parametrize("prompt", [Prompt(text="sum: "), Prompt(kind="template", text="{source}\nA:")])
+def test_a_prompt_may_hold_the_prefix_instead_of_the_source(prompt: Prompt) -> None:
+    whole = prompt.before("main: ")
+    assert whole.render("x", None) == prompt.render("main: x", None)  # type: ignore[arg-type]
+    assert whole.separator == prompt.separator

@@ -45,6 +45,13 @@ class Prompt(Config):
         messages = [*system, {"role": "user", "content": text}]
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
+    def before(self, prefix: str) -> Prompt:
+        """The prompt of who puts `prefix` before each source."""
+        if not prefix:
+            return self
+        changed = self.text + prefix if self.kind == "prefix" else self.text.replace(SLOT, prefix + SLOT)
+        return self.model_copy(update={"text": changed})
+
     @property
     def separator(self) -> str:
         """What stands between prompt and target for a decoder-only model: a space, unless the prompt ends in one."""

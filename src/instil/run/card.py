@@ -134,9 +134,13 @@ def _cuts(recipe: Recipe, made: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _texts(recipe: Recipe) -> list[tuple[str, str]]:
     source = recipe.data.source or recipe.data.train or ""
-    prompt = recipe.prompt
+    prompt = recipe.prompt.before(recipe.data.prefix)
     limits = f"source {recipe.limits.source} tokens, target {recipe.limits.target} tokens"
-    return [("Data", _public(source)), ("Prompt", f"{prompt.kind} {prompt.text!r}"), ("Limits", limits)]
+    tasks = [
+        (f"Task {task.name}", f"{_public(task.source or task.train or source)}, {task.prefix!r} before each source")
+        for task in recipe.data.also
+    ]
+    return [("Data", _public(source)), *tasks, ("Prompt", f"{prompt.kind} {prompt.text!r}"), ("Limits", limits)]
 
 
 def _learned(recipe: Recipe, learned: Mapping[str, Any] | None) -> str:
@@ -164,7 +168,7 @@ def _cell(value: str) -> str:
 
 
 def _usage(recipe: Recipe, kind: Kind) -> str:
-    prompt, name = recipe.prompt, _CLASSES[kind]
+    prompt, name = recipe.prompt.before(recipe.data.prefix), _CLASSES[kind]
     lines = [f"prompt = {(prompt.text if SLOT in prompt.text else prompt.text + SLOT)!r}.replace({SLOT!r}, source)"]
     if prompt.kind == "chat":
         system = [{"role": "system", "content": prompt.system}] if prompt.system is not None else []

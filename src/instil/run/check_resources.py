@@ -109,7 +109,7 @@ def _disk(case: Case, weights: float, rows: float) -> Iterator[Problem]:
     recipe = case.recipe
     students = 3 if recipe.distil and recipe.distil.without_teacher else 2
     needed = weights * (students * _WEIGHT + _CHECKPOINT)
-    if recipe.teacher.teach and recipe.teacher.teach.adapt.kind != "lora" and case.teacher:
+    if recipe.teacher.teach and not recipe.teacher.teach.adapt.by_adapter and case.teacher:
         needed += count_parameters(case.teacher.model) * (_WEIGHT + _CHECKPOINT)
     if not recipe.labels.store and recipe.distil and recipe.distil.learns_from_labels:
         needed += rows * figures.LABEL_BYTES * len(recipe.labels.temperatures)

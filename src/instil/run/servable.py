@@ -110,6 +110,7 @@ def _known(settings: Mapping[str, Any], place: Path) -> dict[str, Any]:
     limits = settings.get("limits") or {}
     try:
         prompt = parse(Prompt, settings.get("prompt") or {}, name=str(place))
+        prompt = prompt.before((settings.get("data") or {}).get("prefix") or "")
     except InstilError as error:
         raise ConfigError(f"{place}: {error}") from error
     most = {"max_new_tokens": limits["target"]} if limits.get("target") else {}

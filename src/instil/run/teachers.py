@@ -29,6 +29,7 @@ from instil.run.pipeline import Pipeline
 from instil.run.recipe import Recipe
 from instil.run.sections.teacher import TeacherConfig
 from instil.run.stage import Workshop
+from instil.run.stages.data import Data
 from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import Teacher, base_teacher, encode, generator_of
 
@@ -48,7 +49,7 @@ def rank_teachers(recipe: Recipe, base: Path, *, items: int) -> list[dict[str, A
     found = []
     for candidate in recipe.teachers:
         try:
-            found.append(_candidate(shop, recipe.model_copy(update={"teacher": candidate}), data.fingerprint, records))
+            found.append(_candidate(shop, recipe.model_copy(update={"teacher": candidate}), data, records))
         except InstilError as error:
             console.say(f"{candidate.model} is left out: {error}")
     if not found:
@@ -56,8 +57,8 @@ def rank_teachers(recipe: Recipe, base: Path, *, items: int) -> list[dict[str, A
     return sorted(found, key=lambda row: -row["rougeL"]["value"])
 
 
-def _candidate(shop: Workshop, recipe: Recipe, data: str, records: Sequence[Record]) -> dict[str, Any]:
-    teacher = base_teacher(recipe)
+def _candidate(shop: Workshop, recipe: Recipe, data: Data, records: Sequence[Record]) -> dict[str, Any]:
+    teacher = base_teacher(recipe, data)
 
     def work(_: Path) -> Mapping[str, Any]:
         return _measured(recipe, teacher, records)
@@ -65,7 +66,7 @@ def _candidate(shop: Workshop, recipe: Recipe, data: str, records: Sequence[Reco
     artifact = shop.stage(
         "candidate",
         work,
-        inputs={"teacher": teacher.fingerprint, "data": data},
+        inputs={"teacher": teacher.fingerprint, "data": data.fingerprint},
         config={
             "items": len(records), "task": recipe.evaluate.task, "prompt": recipe.prompt.model_dump(mode="json"),
             "limits": recipe.limits.model_dump(mode="json"), "max_new_tokens": recipe.evaluate.max_new_tokens,

@@ -72,7 +72,7 @@ def systems_of(
     systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=section.beams)}
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
-    systems |= prompted_systems(recipe, train, untrained) | further_systems(recipe, records)
+    systems |= prompted_systems(recipe, data, untrained) | further_systems(recipe, records)
     return systems | baselines_of(train, recipe.data.tasks[section.task].prefix), records
 
 

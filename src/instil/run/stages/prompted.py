@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from instil.core.protocol import Generator
 from instil.data.prompts import Prompt
-from instil.data.records import Record
 from instil.data.shots import choose_shots, until_next, with_shots
 from instil.models.generation import TransformersGenerator
 from instil.models.loading import to_accelerator
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact
+from instil.run.stages.data import Data
 from instil.run.stages.made_models import load_made
+from instil.run.stages.tasks import records_of
 from instil.run.stages.teach import base_teacher, generator_of
 
 
@@ -40,16 +41,17 @@ class FirstAnswer:
         return [until_next(text) for text in texts]
 
 
-def prompted_systems(recipe: Recipe, train: Sequence[Record], untrained: Artifact | None) -> dict[str, Generator]:
-    """The systems of `evaluate.prompted` by name; their examples are drawn from `train`."""
+def prompted_systems(recipe: Recipe, data: Data, untrained: Artifact | None) -> dict[str, Generator]:
+    """The systems of `evaluate.prompted` by name; their examples are drawn from the train split."""
     systems: dict[str, Generator] = {}
+    train = records_of(data.splits["train"], recipe.evaluate.task)
     for section in recipe.evaluate.prompted:
         shots = choose_shots(train, section.shots, recipe.seed) if section.shots else []
         prompt = with_shots(section.prompt or recipe.prompt, shots)
         if section.of == "student" and untrained:
             inner = _student(recipe, untrained, prompt)
         else:
-            inner = generator_of(recipe, base_teacher(recipe), beams=recipe.evaluate.beams, prompt=prompt)
+            inner = generator_of(recipe, base_teacher(recipe, data), beams=recipe.evaluate.beams, prompt=prompt)
         systems[section.name] = FirstAnswer(section.name, inner)
     return systems
 
