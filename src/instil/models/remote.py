@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from instil.core.errors import ModelError
 from instil.data.prompts import SLOT, Prompt
@@ -37,10 +38,11 @@ class RemoteGenerator:
         return str(self.endpoint.complete(text, max_tokens=max_new_tokens).choices[0].get("text") or "").strip()
 
 
-def chat_text(endpoint: Endpoint, text: str, system: str | None = None, *, max_tokens: int) -> str:
-    """What the endpoint's model answers to `text`. Raises `ModelError` where the server does not chat."""
+def chat_text(endpoint: Endpoint, text: str, system: str | None = None, *, max_tokens: int, **more: Any) -> str:
+    """What the endpoint's model answers to `text`; `more` are further fields of the request. Raises `ModelError` where
+    the server does not chat."""
     messages = [{"role": "system", "content": system}] if system else []
-    reply = endpoint.chat([*messages, {"role": "user", "content": text}], max_tokens=max_tokens)
+    reply = endpoint.chat([*messages, {"role": "user", "content": text}], max_tokens=max_tokens, **more)
     try:
         return str(reply.choices[0]["message"]["content"] or "").strip()
     except (KeyError, IndexError, TypeError) as error:

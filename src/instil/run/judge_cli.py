@@ -58,6 +58,43 @@ def _there(path: Path) -> Path:
 
 
 @judge_app.command()
+def model(
+    file: JudgementsPath,
+    url: Annotated[str, typer.Option(help="The judge's server, as http://localhost:8000/v1.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="The model's name there, where it has several.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the key.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    structured: Annotated[bool, typer.Option(help="Hold the answer to a JSON form, where the server can.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Have a model behind an OpenAI-compatible server judge the pairs, each in both orders."""
+    from instil.core import console
+    from instil.core.config import parse
+    from instil.evaluate.judge import judge_pairs
+    from instil.evaluate.judgement import Judgements
+    from instil.models.config import ServedConfig
+    from instil.models.served import Endpoint
+
+    kept = Judgements(file)
+    pairs = kept.pairs()
+    asked = {"url": url, "model": name, "key_env": key_env, "concurrency": concurrency}
+    endpoint = Endpoint(parse(ServedConfig, asked, name="instil judge model"), "the judge")
+    with console.progress("judge", 2 * len(pairs), "answers") as advance:
+        found = judge_pairs(
+            endpoint, pairs, question=kept.question, structured=structured, done=lambda count: advance(count, "")
+        )
+    following = f"instil judge show {file}"
+    if as_json:
+        console.emit_json(found.model_dump() | {"next": following})
+        return
+    for one in found.preferences:
+        print("\n".join(_lines(one)))
+    if same := found.agreement:
+        print(f"  same in both orders  {100 * same.value:.0f}% ({100 * same.low:.0f} to {100 * same.high:.0f})")
+    print(f"{found.unreadable} of {2 * len(pairs)} answers named none\n{found.signature}\nNext: {following}")
+
+
+@judge_app.command()
 def show(file: JudgementsPath, as_json: AsJson = False) -> None:
     """Win rates with intervals, agreement of the judges, and whether sides mattered."""
     from instil.core import console
