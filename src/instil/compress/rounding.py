@@ -40,14 +40,14 @@ def smallest(weight_OI: Tensor, sparsity: float) -> Tensor:
     """The mask, of ones and zeros, that leaves out the smallest weights of a matrix."""
     count = int(weight_OI.numel() * sparsity)
     mask = torch.ones(weight_OI.numel(), dtype=weight_OI.dtype)
-    mask[weight_OI.abs().flatten().argsort(stable=True)[:count]] = 0
+    mask[weight_OI.abs().flatten().sort(stable=True).indices[:count]] = 0
     return mask.view_as(weight_OI)
 
 
 def two_of_four(weight_OI: Tensor) -> Tensor:
     """The mask that leaves out the two smaller of each four inputs."""
     groups_OGI = weight_OI.abs().unflatten(-1, (-1, 4))
-    kept_OGI = groups_OGI.argsort(-1, descending=True, stable=True)[..., :2]
+    kept_OGI = groups_OGI.sort(-1, descending=True, stable=True).indices[..., :2]
     return torch.zeros_like(groups_OGI).scatter_(-1, kept_OGI, 1.0).flatten(-2)
 
 

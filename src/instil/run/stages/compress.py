@@ -103,9 +103,9 @@ def _measured(task: TextTask) -> tuple[float, float]:
 def _told(section: CompressConfig, result: Mapping[str, Any]) -> str:
     recovered = f", recovered to {result['loss']:.3f}" if section.loop else ""
     faster = f"{result['speed']:.2f} x as fast" if result["speed"] > 1.05 else "not faster"
-    threads = torch.get_num_threads()
     return (
         f"{section.method}: held-out loss {result['loss_before']:.3f} -> {result['loss_compressed']:.3f}{recovered};"
         f" {units.size(result['bytes_before'])} -> {units.size(result['bytes_packed'])} once an engine packs it;"
-        f" {faster} here in torch (one forward pass, {threads} threads, best of {_TIMED}); instil export brings speed"
+        f" {faster} here in torch (one forward pass, {torch.get_num_threads()} threads, best of {_TIMED});"
+        " what an engine makes of it is measured after instil export"
     )
