@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from instil.core.config import Config
-from instil.objectives.config import Divergence, FeatureLoss, Weighing
+from instil.objectives.config import Divergence, Feature, FeatureLoss, FeaturePlace, Weighing
 from instil.objectives.schedules import Schedule
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
@@ -38,13 +39,35 @@ def _temperature(schedule: Schedule) -> Schedule:
 
 
 class FeaturesConfig(Config):
-    """Draw hidden states at the rows to those of the teacher, which is then in memory: the mean over pairs of layers
-    of the relative squared error (`mse`) or of 1 - cosine, times `weight`. `layers`: pairs of numbers, the student's
-    and the teacher's; `auto` pairs each with what follows it in the teacher (train/features.py)."""
+    """Draw what the student computes on the way to what the teacher, which is then in memory, does: the mean over pairs
+    of layers, times `weight`.
+
+    `match`: the `states` that layers give, or the `embeddings` that enter the first one, at the relative squared error
+    (`mse`) or 1 - cosine; `attention` weights, which need both models in eager attention, and so switch them to it; or
+    the relations within `values`, `queries` or `keys` of the attention (MiniLM), in `heads` groups of channels.
+    `place`: the decoder's layers, the encoder's, or the decoder's attention to the encoder. `layers`: pairs of numbers,
+    the student's and the teacher's; `auto` pairs each with what follows it in the teacher (train/features.py), for
+    relations the last layers alone."""
 
     weight: Annotated[Schedule, AfterValidator(_weight)] = Schedule.constant(1.0)
+    match: Feature = "states"
+    place: FeaturePlace = "decoder"
     kind: FeatureLoss = "mse"
+    heads: PositiveInt | None = None
     layers: Literal["auto"] | tuple[tuple[NonNegativeInt, NonNegativeInt], ...] = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.place == "cross" and self.match in ("states", "embeddings"):
+            raise ValueError(f"place: cross has no {self.match} of its own; match attention, values, queries or keys")
+        if self.match == "embeddings" and self.layers != "auto":
+            raise ValueError("embeddings enter the first layer alone; leave layers out")
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """One set of features may stand for itself."""
+    return () if value is None else (value,) if isinstance(value, Mapping | FeaturesConfig) else value
 
 
 class DistilConfig(Config):
@@ -54,8 +77,8 @@ class DistilConfig(Config):
 
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
-    `features`: match hidden states too. `weigh`: rows count by the probability of the teacher's first choice
-    (`sure`), or by what is left of it (`unsure`).
+    `features`: match hidden states or attention too, one such or a list. `weigh`: rows count by the probability of the
+    teacher's first choice (`sure`), or by what is left of it (`unsure`).
     `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
     for the same budget, for the comparison.
     """
@@ -66,7 +89,7 @@ class DistilConfig(Config):
     divergence: Divergence = "forward_kl"
     beta: Annotated[Schedule, AfterValidator(_inner_share)] = Schedule.constant(0.5)
     weigh: Weighing = "even"
-    features: FeaturesConfig | None = None
+    features: Annotated[tuple[FeaturesConfig, ...], BeforeValidator(_listed)] = ()
     adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig

@@ -11,7 +11,7 @@ from torch import nn
 from instil.core import console
 from instil.core.errors import ConfigError
 from instil.models.family import family_of
-from instil.models.layers import stack_of
+from instil.models.layers import Side, stack_of
 from instil.models.loading import to_accelerator
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
@@ -52,7 +52,7 @@ def run_distil(
     inputs = {"student": student.fingerprint, "data": data.fingerprint}
     if labels is not None:
         inputs["labels"] = labels.fingerprint
-    if section.features is None or labels is None:
+    if not section.features or labels is None:
         teacher = None
     if teacher is not None:
         inputs["teacher"] = teacher.fingerprint
@@ -109,10 +109,12 @@ def distil_task(
     what it was built as."""
     adapted = adapt(model, section.adapt, seed=recipe.seed)
     module = RowLoss(adapted, family_of(adapted), _mix(section, labels), section.weigh)
-    if teacher is not None and section.features is not None:
+    if teacher is not None:
         if reading.linked:
             raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
-        module = FeatureRowLoss(module, _features(section.features, student, adapted, teacher))
+        theirs = to_accelerator(teacher.loaded.model.requires_grad_(False))
+        features = [_features(each, student, adapted, theirs) for each in section.features]
+        module = FeatureRowLoss(module, theirs, family_of(theirs), features)
     return TextTask(module, reading.examples, (), reading.readers, section.loop.batch_tokens)
 
 
@@ -129,10 +131,18 @@ def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]
     return at
 
 
-def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: Teacher) -> Features:
-    theirs = to_accelerator(teacher.loaded.model.requires_grad_(False))
-    counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
-    kept = student.manifest.result.get("depth", {}).get("decoder", {}).get("kept")
-    pairs = pairs_of(*counts, kept) if section.layers == "auto" else section.layers
-    console.say(f"  matches hidden states of layers {', '.join(f'{own}-{other}' for own, other in pairs)}")
-    return Features(teacher=theirs, family=family_of(theirs), pairs=pairs, kind=section.kind, weight=section.weight)
+def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: nn.Module) -> Features:
+    side: Side = "encoder" if section.place == "encoder" else "decoder"
+    if section.layers != "auto":
+        pairs = section.layers
+    elif section.match == "embeddings":
+        pairs = ((0, 0),)
+    else:
+        kept = student.manifest.result.get("depth", {}).get(side, {}).get("kept")
+        pairs = pairs_of(len(stack_of(model, side).layers), len(stack_of(teacher, side).layers), kept)
+        pairs = pairs if section.match in ("states", "attention") else pairs[-1:]
+    console.say(f"  matches {section.match} of {section.place} layers {', '.join(f'{a}-{b}' for a, b in pairs)}")
+    if section.match == "attention":
+        console.say("  both models compute their attention the plain way (eager), so that its weights are seen")
+    chosen = {name: getattr(section, name) for name in ("match", "place", "kind", "weight", "heads")}
+    return Features(pairs=pairs, **chosen)
