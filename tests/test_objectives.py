@@ -408,3 +408,25 @@ def test_no_tensor_of_rows_by_vocabulary_exists() -> None:
 def test_soft_loss_without_labels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mix.soft is 0.7 but no labels"):
         replace(make_case(), labels=None).fused()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_the_generalised_jsd_is_trl_s_on_dense_labels(beta: float, temperature: float) -> None:
+    """Value and gradient to 1e-6. TRL leaves out the factor T^2."""
+    gkd = pytest.importorskip("trl.experimental.gkd")
+    case, teacher_NV = make_case(rows=6, vocabulary=50), 2 * torch.randn(6, 50, dtype=torch.float64)
+    probs_NK, ids_NK = (teacher_NV / temperature).softmax(-1).topk(50)
+    mix = Mix(soft=1.0, hard=0.0, temperature=temperature, divergence="jsd", beta=beta)
+    dense = replace(case, labels=SparseLabels(ids_NK=ids_NK, probs_NK=probs_NK), mix=mix).as_type(torch.float64)
+    found = dense.fused().total / temperature**2
+    found.backward()
+    hidden_ND = case.hidden_ND.detach().requires_grad_()
+    logits_NV = hidden_ND @ case.weight_VD.T + case.bias_V
+    wanted = gkd.GKDTrainer.generalized_jsd_loss(
+        logits_NV, teacher_NV, beta=beta, temperature=temperature, reduction="sum"
+    )
+    wanted.backward()
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
+    assert dense.hidden_ND.grad is not None and error(dense.hidden_ND.grad, hidden_ND.grad) < 1e-6

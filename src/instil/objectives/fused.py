@@ -83,6 +83,14 @@ class LossSums:
     hard: float
     count: int
 
+    def towards(self, other: LossSums, share: Float[Tensor, ""]) -> LossSums:
+        """These sums with `share` of the `other`'s, of the same rows, in their place; gradients reach `share` too."""
+        way = float(share.detach())
+        return LossSums(
+            total=(1 - share) * self.total + share * other.total, soft=(1 - way) * self.soft + way * other.soft,
+            hard=self.hard or other.hard, count=self.count,
+        )  # fmt: skip
+
 
 def row_loss(
     hidden_ND: Float[Tensor, "n d"],

@@ -83,7 +83,7 @@ class FeatureRowLoss(RowLoss):
     teacher's. Attention weights are seen in eager attention alone, so both models are switched to it for them."""
 
     def __init__(self, plain: RowLoss, teacher: nn.Module, family: Family, features: Sequence[Features]) -> None:
-        super().__init__(plain.model, plain.family, plain.mix_at, plain.weigh)
+        super().__init__(plain.model, plain.family, plain.mix_at, plain.weigh, plain.learned)
         # In a tuple, so that the teacher's weights are none of this module's.
         self._teacher = (teacher, family)
         self.features = tuple(features)

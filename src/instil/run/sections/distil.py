@@ -14,6 +14,12 @@ from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
 
 
+def _planned(schedule: Schedule) -> Schedule:
+    if schedule.shape == "learned":
+        raise ValueError("only a temperature can be learned; choose linear, cosine or steps")
+    return schedule
+
+
 def _share(schedule: Schedule) -> Schedule:
     if not all(0 <= end <= 1 for end in (schedule.start, schedule.end)):
         raise ValueError("a share lies between 0 and 1")
@@ -34,7 +40,9 @@ def _inner_share(schedule: Schedule) -> Schedule:
 
 def _temperature(schedule: Schedule) -> Schedule:
     if schedule.values is None or min(schedule.values) <= 0:
-        raise ValueError("give a number above 0, or a schedule of shape: steps between such")
+        raise ValueError("give a number above 0, or a schedule of shape: steps or learned between such")
+    if schedule.learned and schedule.parts < 2:
+        raise ValueError("a learned temperature lies between recorded ones; set parts to 2 or more")
     return schedule
 
 
@@ -49,7 +57,7 @@ class FeaturesConfig(Config):
     the student's and the teacher's; `auto` pairs each with what follows it in the teacher (train/features.py), for
     relations the last layers alone."""
 
-    weight: Annotated[Schedule, AfterValidator(_weight)] = Schedule.constant(1.0)
+    weight: Annotated[Schedule, AfterValidator(_planned), AfterValidator(_weight)] = Schedule.constant(1.0)
     match: Feature = "states"
     place: FeaturePlace = "decoder"
     kind: FeatureLoss = "mse"
@@ -73,7 +81,7 @@ def _listed(value: Any) -> Any:
 class DistilConfig(Config):
     """How the student learns: `alpha` x T^2 x divergence from the labels + (1 - alpha) x cross-entropy on the targets.
     `alpha`, the `temperature` T and `beta` are numbers, or schedules over the budget (objectives/schedules.py); of a
-    temperature, one in steps, all recorded.
+    temperature, one in steps, or learned between such steps, all recorded.
 
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
@@ -83,11 +91,11 @@ class DistilConfig(Config):
     for the same budget, for the comparison.
     """
 
-    alpha: Annotated[Schedule, AfterValidator(_share)] = Schedule.constant(0.7)
+    alpha: Annotated[Schedule, AfterValidator(_planned), AfterValidator(_share)] = Schedule.constant(0.7)
     temperature: Annotated[Schedule, AfterValidator(_temperature)] = Schedule.constant(1.0)
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     divergence: Divergence = "forward_kl"
-    beta: Annotated[Schedule, AfterValidator(_inner_share)] = Schedule.constant(0.5)
+    beta: Annotated[Schedule, AfterValidator(_planned), AfterValidator(_inner_share)] = Schedule.constant(0.5)
     weigh: Weighing = "even"
     features: Annotated[tuple[FeaturesConfig, ...], BeforeValidator(_listed)] = ()
     adapt: Adaptation = Adaptation()

@@ -15,6 +15,7 @@ from instil.models.layers import Side, stack_of
 from instil.models.loading import to_accelerator
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
+from instil.objectives.temperature import LearnedTemperature
 from instil.run.card import student_card
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig, FeaturesConfig
@@ -94,6 +95,9 @@ def _distil(
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
     result["cut"] = str(cut)
+    if task.module.learned is not None:
+        result["temperature"] = task.module.learned.value
+        console.say(f"  the temperature was {result['temperature']:.2f} in the end")
     if reading.left_out:
         result["left_out"] = list(reading.left_out)
     learned = {**result, "labels": labels is not None and labels.store is not None}
@@ -108,7 +112,8 @@ def distil_task(
     """What the loop trains: `model` with the weights that `section` adapts, on the examples of `reading`; `student` is
     what it was built as."""
     adapted = adapt(model, section.adapt, seed=recipe.seed)
-    module = RowLoss(adapted, family_of(adapted), _mix(section, labels), section.weigh)
+    learned = LearnedTemperature(section.temperatures) if labels and section.temperature.learned else None
+    module = RowLoss(adapted, family_of(adapted), _mix(section, labels), section.weigh, learned)
     if teacher is not None:
         if reading.linked:
             raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
