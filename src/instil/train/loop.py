@@ -26,7 +26,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from instil.core.errors import ConfigError, ModelError
-from instil.data.batches import Position, endless_batches
+from instil.data.batches import Curriculum, Position, endless_batches
 from instil.objectives.fused import LossSums
 from instil.train import checkpoint
 from instil.train.allocator import keep_freed_memory
@@ -51,13 +51,17 @@ class MicroBatch(Protocol):
 
 
 class Task(Protocol):
-    """What is trained on what: `module(batch)` gives `LossSums`, `batch(indices)` collates, `lengths` are in tokens."""
+    """What is trained on what: `module(batch)` gives `LossSums`, `batch(indices)` collates, `lengths` are in tokens,
+    a `curriculum` says which examples an epoch has."""
 
     @property
     def module(self) -> nn.Module: ...
 
     @property
     def lengths(self) -> Sequence[int]: ...
+
+    @property
+    def curriculum(self) -> Curriculum | None: ...
 
     def batch(self, indices: Sequence[int]) -> MicroBatch:
         """The micro-batch of these examples."""
@@ -88,7 +92,7 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     """
     run = _prepare(task, config, folder, seed)
     accelerator, state = run.accelerator, run.state
-    places = _own_batches(task.lengths, config, seed, state.position, accelerator)
+    places = _own_batches(task, config, seed, state.position, accelerator)
     saved_at = time.monotonic()
     with closing(_ahead(_group(task, places, config.accumulation) for _ in count())) as groups:
         yield from _steps(run, config, task, groups, folder, saved_at)
@@ -184,10 +188,13 @@ def _optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
 
 
 def _own_batches(
-    lengths: Sequence[int], config: LoopConfig, seed: int, start: Position, accelerator: Accelerator
+    task: Task, config: LoopConfig, seed: int, start: Position, accelerator: Accelerator
 ) -> Iterator[tuple[Position, list[int]]]:
     """This process's share of the batches: every n-th, of n processes; positions count the batches of all."""
-    every = endless_batches(lengths, tokens=config.batch_tokens, seed=seed, start=start, most=config.batch_size)
+    every = endless_batches(
+        task.lengths, tokens=config.batch_tokens, seed=seed, start=start, most=config.batch_size,
+        curriculum=task.curriculum,
+    )  # fmt: skip
     while True:
         round_of_all = list(islice(every, accelerator.num_processes))
         yield round_of_all[-1][0], round_of_all[accelerator.process_index][1]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from instil.data.batches import epoch_batches
+from instil.data.batches import Curriculum, epoch_batches
 from instil.data.tokens import Encoded
 from instil.models.family import Batch, Family, Rows
 from instil.models.head import Head
@@ -132,6 +132,7 @@ class TextTask:
     labels: Mapping[float, LabelReader] = field(default_factory=dict)
     batch_tokens: int = 2048
     drop: LayerDrop | None = None
+    curriculum: Curriculum | None = None
 
     @property
     def lengths(self) -> Sequence[int]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from instil.core.config import Config
-from instil.objectives.config import Divergence, Feature, FeatureLoss, FeaturePlace, Weighing
+from instil.objectives.config import Difficulty, Divergence, Feature, FeatureLoss, FeaturePlace, Weighing
 from instil.objectives.schedules import Schedule
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
@@ -73,6 +73,21 @@ class FeaturesConfig(Config):
         return self
 
 
+class CurriculumConfig(Config):
+    """From easy to hard: the first epoch has the easiest share `start` of the examples, each further one some more, and
+    after `epochs` of them an epoch has them all. Hard is what costs the teacher much `loss` on its target, or where it
+    is undecided: `entropy`. Both are read from the labels (train/curriculum.py)."""
+
+    by: Difficulty = "loss"
+    start: float = Field(default=0.25, gt=0, lt=1)
+    epochs: PositiveInt = 3
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the examples, in each epoch that has not all of them."""
+        return tuple(self.start + (1 - self.start) * epoch / self.epochs for epoch in range(self.epochs))
+
+
 def _listed(value: Any) -> Any:
     """One set of features may stand for itself."""
     return () if value is None else (value,) if isinstance(value, Mapping | FeaturesConfig) else value
@@ -86,7 +101,7 @@ class DistilConfig(Config):
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
     `features`: match hidden states or attention too, one such or a list. `weigh`: rows count by the probability of the
-    teacher's first choice (`sure`), or by what is left of it (`unsure`).
+    teacher's first choice (`sure`), or by what is left of it (`unsure`). `curriculum`: easy examples first.
     `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
     for the same budget, for the comparison.
     """
@@ -98,9 +113,16 @@ class DistilConfig(Config):
     beta: Annotated[Schedule, AfterValidator(_planned), AfterValidator(_inner_share)] = Schedule.constant(0.5)
     weigh: Weighing = "even"
     features: Annotated[tuple[FeaturesConfig, ...], BeforeValidator(_listed)] = ()
+    curriculum: CurriculumConfig | None = None
     adapt: Adaptation = Adaptation()
     without_teacher: bool = True
     loop: LoopConfig
+
+    @model_validator(mode="after")
+    def _curriculum_has_labels(self) -> Self:
+        if self.curriculum and not self.learns_from_labels:
+            raise ValueError("a curriculum is read from the teacher's labels; raise alpha above 0, or leave it out")
+        return self
 
     @property
     def learns_from_labels(self) -> bool:

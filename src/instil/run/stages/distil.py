@@ -10,6 +10,7 @@ from torch import nn
 
 from instil.core import console
 from instil.core.errors import ConfigError
+from instil.data.batches import Curriculum
 from instil.models.family import family_of
 from instil.models.layers import Side, stack_of
 from instil.models.loading import to_accelerator
@@ -26,6 +27,7 @@ from instil.run.stages.made_models import keep_model, load_made
 from instil.run.stages.reading import Reading, reading_of
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
+from instil.train.curriculum import difficulties, easy_first
 from instil.train.features import FeatureRowLoss, Features, pairs_of
 from instil.train.session import run_training
 from instil.train.task import RowLoss, TextTask
@@ -72,7 +74,7 @@ def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     """The settings that the result depends on: without labels, no soft loss's."""
     names = {"smoothing", "adapt"}
     if with_labels:
-        names |= {"alpha", "temperature", "divergence", "beta", "weigh", "features"}
+        names |= {"alpha", "temperature", "divergence", "beta", "weigh", "features", "curriculum"}
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
@@ -120,7 +122,13 @@ def distil_task(
         theirs = to_accelerator(teacher.loaded.model.requires_grad_(False))
         features = [_features(each, student, adapted, theirs) for each in section.features]
         module = FeatureRowLoss(module, theirs, family_of(theirs), features)
-    return TextTask(module, reading.examples, (), reading.readers, section.loop.batch_tokens)
+    task = TextTask(module, reading.examples, (), reading.readers, section.loop.batch_tokens)
+    if section.curriculum and reading.readers and labels:
+        read = reading.readers[section.temperatures[0]]
+        hard = difficulties(read, reading.examples, by=section.curriculum.by, least=labels.least)
+        task.curriculum = Curriculum(order=easy_first(hard), shares=section.curriculum.shares)
+        console.say(f"  easy examples first: teacher's {section.curriculum.by} {min(hard):.2f} to {max(hard):.2f} nats")
+    return task
 
 
 def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]:
