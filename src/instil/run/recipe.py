@@ -67,10 +67,11 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
         own_tokens = self.student and self.student.scratch and self.student.scratch.tokenizer
-        if own_tokens and self.distil and self.distil.learns_from_labels:
+        if own_tokens and self.distil and self.distil.learns_from_labels and self.distil.tokens == "same":
             raise ValueError(
                 "student.scratch.tokenizer gives the student tokens of its own, which labels do not fit; learn from"
-                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, or leave tokenizer out"
+                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, or by rank, distil.tokens: aligned,"
+                " or leave tokenizer out"
             )
         return self
 

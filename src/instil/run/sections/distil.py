@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from instil.core.config import Config
-from instil.objectives.config import Difficulty, Divergence, Feature, FeatureLoss, FeaturePlace, Weighing
+from instil.objectives.config import Difficulty, Divergence, Feature, FeatureLoss, FeaturePlace, Tokens, Weighing
 from instil.objectives.schedules import Schedule
 from instil.train.adaptation import Adaptation
 from instil.train.config import LoopConfig
@@ -100,6 +100,8 @@ class DistilConfig(Config):
 
     `divergence`: the forward KL to the labels with their drawn ids; any other is taken over the partition of the head
     and the rest, with its `beta` (objectives/divergences.py).
+    `tokens`: `aligned` is for a student with other tokens than its teacher: where both have read as much of the target,
+    probabilities are compared by rank (labels/aligned.py; with `divergence: total_variation` that is ULD).
     `features`: match hidden states or attention too, one such or a list. `weigh`: rows count by the probability of the
     teacher's first choice (`sure`), or by what is left of it (`unsure`). `curriculum`: easy examples first.
     `adapt` says which of the student's weights learn. `without_teacher` also trains the same student on gold targets
@@ -111,6 +113,7 @@ class DistilConfig(Config):
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     divergence: Divergence = "forward_kl"
     beta: Annotated[Schedule, AfterValidator(_planned), AfterValidator(_inner_share)] = Schedule.constant(0.5)
+    tokens: Tokens = "same"
     weigh: Weighing = "even"
     features: Annotated[tuple[FeaturesConfig, ...], BeforeValidator(_listed)] = ()
     curriculum: CurriculumConfig | None = None
@@ -122,6 +125,19 @@ class DistilConfig(Config):
     def _curriculum_has_labels(self) -> Self:
         if self.curriculum and not self.learns_from_labels:
             raise ValueError("a curriculum is read from the teacher's labels; raise alpha above 0, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _aligned_is_by_rank(self) -> Self:
+        what = None
+        if self.features:
+            what = "features, which pass the student's tokens through the teacher"
+        elif self.weigh != "even":
+            what = f"weigh: {self.weigh}, since not every row meets one of the teacher's"
+        elif self.curriculum and self.curriculum.by == "loss":
+            what = "curriculum.by: loss, since labels do not tell of the student's tokens (by: entropy does)"
+        if self.tokens == "aligned" and what:
+            raise ValueError(f"tokens: aligned does not go with {what}; leave one out")
         return self
 
     @property

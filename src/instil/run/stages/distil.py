@@ -74,7 +74,7 @@ def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     """The settings that the result depends on: without labels, no soft loss's."""
     names = {"smoothing", "adapt"}
     if with_labels:
-        names |= {"alpha", "temperature", "divergence", "beta", "weigh", "features", "curriculum"}
+        names |= {"alpha", "temperature", "divergence", "beta", "tokens", "weigh", "features", "curriculum"}
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
 
 
@@ -139,6 +139,7 @@ def _mix(section: DistilConfig, labels: Labels | None) -> Callable[[float], Mix]
         return Mix(
             soft=alpha, hard=1 - alpha, temperature=section.temperature.at(progress), smoothing=section.smoothing,
             divergence=section.divergence, beta=section.beta.at(progress), least=labels.least if labels else TINY,
+            ranked=section.tokens == "aligned",
         )  # fmt: skip
 
     return at
