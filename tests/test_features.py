@@ -22,8 +22,10 @@ from instil.objectives.config import Feature, FeaturePlace
 from instil.objectives.features import attention_loss, feature_loss, relation_loss, relations
 from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
+from instil.train.adaptation import Adaptation
 from instil.train.features import FeatureRowLoss, Features, pairs_of
 from instil.train.task import RowLoss, TextTask
+from instil.train.teach import adapt
 from project import models_folder, project
 from test_loop import SEED, distance, make_config, make_examples, run, uniform_labels, weights
 
@@ -147,6 +149,28 @@ def test_positions_of_an_encoder_count_as_much_as_the_rows_of_their_example() ->
     assert source.weight_P.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 4])
     assert source.visible_PT.tolist() == [[True] * 3] * 3 + [[True, False, False]]
     assert rows.visible_PT.sum(-1).tolist() == [1, 2, 1, 2, 3, 4]
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    found = []
+    for checkpointing in (False, True):
+        models = (tiny.tiny_model("llama", seed=seed) for seed in (0, 1))
+        features = [features_of(((0, 1), (1, 1)), match=match) for match in ("states", "attention", "values")]
+        task = TextTask(module_of(*models, *features), make_examples(8))
+        run(task, make_config({"steps": 2}, gradient_checkpointing=checkpointing), tmp_path / str(checkpointing))
+        found.append(weights(task))
+    assert distance(*found) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "gpt2"])
+def test_an_adapter_is_watched_too(name: str) -> None:
+    """Queries are seen behind a LoRA adapter, and draw it."""
+    adapted = adapt(tiny.tiny_model(name), Adaptation(kind="lora"), seed=0)
+    module = module_of(adapted, tiny.tiny_model(name, seed=1), features_of(((1, 1),), match="queries")).train()
+    module.mix_at = Mix(hard=0.0)
+    module(TextTask(module, make_examples(3)).batch([0, 1, 2])).total.backward()
+    drawn = [key for key, p in module.named_parameters() if p.grad is not None and bool(p.grad.any())]
+    assert any("lora_B" in key for key in drawn) and all("lora_" in key for key in drawn)
 
 
 def test_heads_that_do_not_divide_are_named() -> None:
