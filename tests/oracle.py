@@ -61,6 +61,8 @@ def partition_divergence(logits_V: Tensor, ids_K: Tensor, probs_K: Tensor, mix: 
     """Divergence of one row over {each head id, all other ids}."""
     temperature = mix.temperature
     log_q_V = torch.log_softmax(logits_V / temperature, -1)
+    if mix.ranked:
+        log_q_V = log_q_V.sort(descending=True).values  # Then an id is a rank.
     label = {int(i): float(p) for i, p in zip(ids_K, probs_K, strict=True) if 0 <= i < len(logits_V)}
     others = [index for index in range(len(logits_V)) if index not in label]
     tail = 1 - sum(label.values())

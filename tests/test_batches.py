@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import islice
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instil.core.errors import ConfigError, DataError
-from instil.data.batches import Position, endless_batches, epoch_batches
+from instil.data.batches import Curriculum, Position, endless_batches, epoch_batches
 
 LENGTHS = random.Random(0).choices(range(5, 61), k=900)
 some_lengths = st.lists(st.integers(1, 50), max_size=80)
@@ -103,3 +104,24 @@ def test_no_examples_are_refused_instead_of_read_forever() -> None:
     assert epoch_batches([], tokens=9, seed=0, epoch=0) == []
     with pytest.raises(DataError, match="no examples to train on"):
         next(endless_batches([], tokens=9, seed=0, start=Position()))
+
+
+@settings(deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60), seed=st.integers(0, 9), data=st.data())
+def test_a_curriculum_deals_the_easiest_first_and_then_all(lengths: list[int], seed: int, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(lengths))))
+    shares = sorted(data.draw(st.lists(st.floats(0.01, 1), max_size=3)))
+    curriculum = Curriculum(order=order, shares=shares)
+    options = {"tokens": 60, "seed": seed, "curriculum": curriculum}
+    seen: dict[int, list[int]] = {}
+    whole = []
+    for place, batch in endless_batches(lengths, start=Position(), **options):
+        if place.epoch > len(shares):
+            break
+        seen.setdefault(place.epoch, []).extend(batch)
+        whole.append((place, batch))
+    for epoch, share in enumerate([*shares, 1.0]):
+        wanted = order[: max(1, math.ceil(share * len(lengths)))]
+        assert sorted(seen[epoch]) == sorted(wanted)
+    for number, (place, _) in enumerate(whole[:-1]):
+        assert next(endless_batches(lengths, start=place, **options)) == whole[number + 1]

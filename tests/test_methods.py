@@ -38,17 +38,14 @@ def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
         pytest.importorskip("bitsandbytes")
     write_pairs(tmp_path / "pairs.jsonl", 60)
     recipe = read_recipe(path)
-    keep = "" if recipe.student is None or recipe.student.keep is None else "[0]"
+    assert recipe.student is not None
+    cut = {} if recipe.student.model else {"student.keep": "[0]"} if recipe.student.keep else {"student.layers": "2"}
+    if recipe.student.scratch:
+        cut = {"student.scratch": "{layers: 1, tokenizer: {train: 300}}"}
     changes = {
         "data": f"{{{PAIRS}}}",
         "teacher": f"{{model: {models_folder() / 'llama'}}}",
-        **(
-            {}
-            if recipe.student and recipe.student.model
-            else {"student.keep": keep}
-            if keep
-            else {"student.layers": "2"}
-        ),
+        **cut,
         **({"assistants": "[{student: {layers: 2}}]"} if recipe.assistants else {}),
         "distil.loop.budget": "{steps: 3}",
         "limits": "{source: 64, target: 16}",

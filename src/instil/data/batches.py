@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,21 @@ class Position:
     epoch: int = 0
     batch: int = 0
     of: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curriculum:
+    """From easy to hard (Bengio et al. 2009, "Curriculum learning"): epoch e has the first `shares[e]` of the examples
+    in `order`, easiest first, and every epoch beyond those has them all (the baby steps of Spitkovsky et al. 2010).
+    Within an epoch they are dealt as ever, so that place and batch still follow from seed and position alone."""
+
+    order: Sequence[int]
+    shares: Sequence[float]
+
+    def of(self, epoch: int) -> Sequence[int]:
+        """The examples of `epoch`, at least one."""
+        share = self.shares[epoch] if epoch < len(self.shares) else 1.0
+        return self.order[: max(1, math.ceil(share * len(self.order)))]
 
 
 def epoch_batches(
@@ -75,8 +91,10 @@ def endless_batches(
     start: Position,
     most: int | None = None,
     mixture: Mixture | None = None,
+    curriculum: Curriculum | None = None,
 ) -> Iterator[tuple[Position, list[int]]]:
-    """Batches of epoch after epoch from `start` on, each with the position *after* it.
+    """Batches of epoch after epoch from `start` on, each with the position *after* it; of the examples that a
+    `curriculum` has in the epoch, or as often as a `mixture` says: one of the two.
 
     Epochs differ a little in their number of batches. Raises `DataError` without examples.
     """
@@ -84,7 +102,9 @@ def endless_batches(
         raise DataError("there are no examples to train on; check the train split")
     epoch, first = start.epoch, start.batch
     while True:
-        batches = epoch_batches(lengths, tokens=tokens, seed=seed, epoch=epoch, most=most, mixture=mixture)
+        chosen = curriculum.of(epoch) if curriculum else range(len(lengths))
+        seen = [lengths[index] for index in chosen]
+        batches = epoch_batches(seen, tokens=tokens, seed=seed, epoch=epoch, most=most, mixture=mixture)
         for number in range(first, len(batches)):
-            yield Position(epoch, number + 1, len(batches)), batches[number]
+            yield Position(epoch, number + 1, len(batches)), [chosen[index] for index in batches[number]]
         epoch, first = epoch + 1, 0

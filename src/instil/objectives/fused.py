@@ -50,6 +50,9 @@ class Mix:
     The factor T^2 keeps the soft gradient's size independent of T (Hinton et al. 2015, arXiv 1503.02531).
     `divergence`, its `beta` and `least` are those of divergences.py. Only the forward KL may be given labels with drawn
     ids: the others would take a draw for the teacher's own probability.
+    `ranked`: a label's ids are ranks, and entry k is held against the student's own k-th choice: all that can be asked
+    where tokens differ. The total variation is then half of ULD's distance between sorted probabilities (Boizard et al.
+    2024, arXiv 2402.12030) where labels hold every id, and a lower bound of it where they hold the first ones.
     """
 
     soft: float = 0.0
@@ -59,6 +62,7 @@ class Mix:
     divergence: Divergence = "forward_kl"
     beta: float = 0.5
     least: float = TINY
+    ranked: bool = False
 
 
 @runtime_checkable
@@ -88,7 +92,8 @@ class SparseLabels:
 
     def soft(self, part: slice, logits_CV: Tensor, mix: Mix) -> Soft:
         """The divergence over {head ids, tail} of the rows of `part`, as `RowLabels` says."""
-        return _partition(logits_CV, self.ids_NK[part], self.probs_NK[part].to(logits_CV.dtype), mix)
+        ids_CK = _at_ranks(logits_CV, self.ids_NK[part]) if mix.ranked else self.ids_NK[part]
+        return _partition(logits_CV, ids_CK, self.probs_NK[part].to(logits_CV.dtype), mix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,14 @@ class LossSums:
     soft: float
     hard: float
     count: int
+
+    def towards(self, other: LossSums, share: Float[Tensor, ""]) -> LossSums:
+        """These sums with `share` of the `other`'s, of the same rows, in their place; gradients reach `share` too."""
+        way = float(share.detach())
+        return LossSums(
+            total=(1 - share) * self.total + share * other.total, soft=(1 - way) * self.soft + way * other.soft,
+            hard=self.hard or other.hard, count=self.count,
+        )  # fmt: skip
 
 
 def row_loss(
@@ -284,6 +297,13 @@ def _partition(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, mix: Mix) ->
     mass_CV.scatter_(1, ids_CK, head_CK / total_C1 * both_C1 + soft * slope_CK[:, :-1])
     log_total_C = (highest_C1 + total_C1.log())[:, 0] if temperature == 1 else None
     return loss_C.clamp_min(0), mass_CV[:, :valid], log_total_C
+
+
+def _at_ranks(logits_CV: Tensor, ranks_CK: Tensor) -> Tensor:
+    """The ids that have these ranks by their logits; -1 for a rank that there is not."""
+    first_CK = logits_CV.topk(min(ranks_CK.shape[1], logits_CV.shape[1]), dim=-1).indices
+    known_CK = (ranks_CK >= 0) & (ranks_CK < first_CK.shape[1])
+    return first_CK.gather(1, ranks_CK.where(known_CK, 0)).where(known_CK, -1)
 
 
 def _label_masses(probs_CK: Tensor, used_CK: Tensor, valid: int) -> tuple[Tensor, Tensor]:

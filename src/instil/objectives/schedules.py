@@ -15,12 +15,13 @@ from instil.core.config import Config
 class Schedule(Config):
     """From `start` to `end` by `until`, a share of the budget, and constant after that. A plain number never changes.
 
-    `shape`: along a line; along half a cosine, slow at both ends; or in `parts` equal stretches, each constant.
+    `shape`: along a line; along half a cosine, slow at both ends; or in `parts` equal stretches, each constant. A
+    temperature may be `learned`, anywhere between the same `parts` values (objectives/temperature.py).
     """
 
     start: float
     end: float
-    shape: Literal["linear", "cosine", "steps"] = "linear"
+    shape: Literal["linear", "cosine", "steps", "learned"] = "linear"
     until: float = Field(default=1.0, gt=0, le=1)
     parts: PositiveInt = 4
 
@@ -53,9 +54,14 @@ class Schedule(Config):
         """All that it ever is, in turn; None where that is a whole range."""
         if self.start == self.end:
             return (self.start,)
-        if self.shape != "steps":
+        if self.shape not in ("steps", "learned"):
             return None
         return tuple(self._part(number) for number in range(self.parts))
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is no function of progress at all, but found in training."""
+        return self.shape == "learned" and self.start != self.end
 
     def _part(self, number: int) -> float:
         way = number / max(self.parts - 1, 1)

@@ -16,8 +16,7 @@ from instil.models.loading import to_accelerator
 from instil.models.probe import evaluating
 from instil.objectives.fused import SparseLabels
 from instil.run.sections.distil import DistilConfig
-from instil.run.stages.distil import features_of, mix_of
-from instil.train.features import FeatureRowLoss
+from instil.run.stages.distil import matching, mix_of
 from instil.train.preflight import Canary, canary, text_batch
 from instil.train.task import RowLoss
 
@@ -58,8 +57,8 @@ def take_step(
     family = family_of(model)
     module = RowLoss(model, family, mix_of(section, least)(0.0), section.weigh)
     features = None
-    if teacher is not None and section.features is not None:
-        features = FeatureRowLoss(module, features_of(section.features, model, teacher, student.kept))
+    if teacher is not None and section.features:
+        features = matching(section.features, module, teacher, {"decoder": student.kept} if student.kept else {})
     batch = text_batch(family, examples, labels).to(next(model.parameters()).device)
     found: list[Canary] = []
     peak = added_memory(lambda: found.append(canary(module, batch, features)))

@@ -125,11 +125,11 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
         own_tokens = self.student and self.student.scratch and self.student.scratch.tokenizer
-        if own_tokens and self.distil and self.distil.learns_its_tokens:
+        if own_tokens and self.distil and self.distil.learns_its_tokens and self.distil.tokens == "same":
             raise ValueError(
                 "student.scratch.tokenizer gives the student tokens of its own, which labels do not fit; learn from"
-                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, without on_policy, or leave"
-                " tokenizer out"
+                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, without on_policy, or by rank,"
+                " distil.tokens: aligned, or leave tokenizer out"
             )
         if self.student and self.student.vocabulary and self.distil and self.distil.on_policy:
             raise ValueError(
@@ -138,8 +138,14 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _one_order(self) -> Self:
+        if self.distil and self.distil.curriculum and len(self.data.tasks) > 1:
+            raise ValueError("distil.curriculum orders the examples of one task; leave it out, or data.also")
+        return self
+
+    @model_validator(mode="after")
     def _one_tokenizer(self) -> Self:
-        learns = self.distil and self.distil.learns_from_labels
+        learns = self.distil and self.distil.learns_from_labels and self.distil.tokens == "same"
         if self.teacher.scratch and self.student and self.student.model and learns:
             raise ValueError(
                 "teacher.scratch gives the teacher tokens of its own, which student.model does not read in, so labels"

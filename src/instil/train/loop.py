@@ -26,7 +26,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from instil.core.errors import ConfigError, ModelError
-from instil.data.batches import Position, endless_batches
+from instil.data.batches import Curriculum, Position, endless_batches
 from instil.data.mixing import Mixture
 from instil.objectives.fused import LossSums
 from instil.train import checkpoint
@@ -52,7 +52,8 @@ class MicroBatch(Protocol):
 
 
 class Task(Protocol):
-    """What is trained on what: `module(batch)` gives `LossSums`, `batch(indices)` collates, `lengths` are in tokens."""
+    """What is trained on what: `module(batch)` gives `LossSums`, `batch(indices)` collates, `lengths` are in tokens,
+    a `curriculum` says which examples an epoch has."""
 
     @property
     def module(self) -> nn.Module: ...
@@ -63,6 +64,10 @@ class Task(Protocol):
     @property
     def mixture(self) -> Mixture | None:
         """How often each example comes; None for once an epoch."""
+
+    @property
+    def curriculum(self) -> Curriculum | None:
+        """Which examples the first epochs have; None for all."""
 
     def batch(self, indices: Sequence[int]) -> MicroBatch:
         """The micro-batch of these examples."""
@@ -201,8 +206,9 @@ def _own_batches(
 ) -> Iterator[tuple[Position, list[int]]]:
     """This process's share of the batches: every n-th, of n processes; positions count the batches of all."""
     every = endless_batches(
-        task.lengths, tokens=config.batch_tokens, seed=seed, start=start, most=config.batch_size, mixture=task.mixture
-    )
+        task.lengths, tokens=config.batch_tokens, seed=seed, start=start, most=config.batch_size, mixture=task.mixture,
+        curriculum=task.curriculum,
+    )  # fmt: skip
     while True:
         round_of_all = list(islice(every, accelerator.num_processes))
         yield round_of_all[-1][0], round_of_all[accelerator.process_index][1]

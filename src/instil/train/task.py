@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from instil.data.batches import epoch_batches
+from instil.data.batches import Curriculum, epoch_batches
 from instil.data.mixing import Mixture
 from instil.data.tokens import Encoded
-from instil.models.family import Batch, Family
+from instil.models.family import Batch, Family, Rows
 from instil.models.head import Head
 from instil.models.layers import only_layers
 from instil.objectives.config import Weighing
 from instil.objectives.fused import LossSums, Mix, Projection, RowLabels, SparseLabels, row_loss
+from instil.objectives.temperature import LearnedTemperature
 
 LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]
 """Gives head ids and probabilities `(N, K)` of the rows of these examples, in batch order then time order."""
@@ -55,18 +56,21 @@ class TextBatch:
 
 class RowLoss(nn.Module):
     """A model and what its rows are scored by: a mix, or one for each `progress`, the share of the budget that is
-    spent. `weigh` says how much a labelled row counts. `forward` returns sums over rows; the loop divides by their
-    number, whatever they weigh: Adam's steps do not depend on a common factor."""
+    spent. `weigh` says how much a labelled row counts. A `learned` temperature takes the place of the mix's, at the
+    price of two passes of the head. `forward` returns sums over rows; the loop divides by their number, whatever they
+    weigh: Adam's steps do not depend on a common factor."""
 
     def __init__(
-        self, model: nn.Module, family: Family, mix: Mix | Callable[[float], Mix], weigh: Weighing = "even"
-    ) -> None:
+        self, model: nn.Module, family: Family, mix: Mix | Callable[[float], Mix], weigh: Weighing = "even",
+        learned: LearnedTemperature | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
         self.family = family
         self.progress = 0.0
         self.mix_at = mix
         self.weigh = weigh
+        self.learned = learned
 
     @property
     def mix(self) -> Mix:
@@ -79,9 +83,16 @@ class RowLoss(nn.Module):
             rows = self.family.rows(self.model, batch.batch)
         mix = self.mix
         if batch.own:
-            mix = replace(mix, soft=1.0, hard=0.0)
-        elif not batch.labels:
-            mix = Mix(hard=1.0, smoothing=mix.smoothing)
+            return self._scored(rows, batch, replace(mix, soft=1.0, hard=0.0))
+        if not batch.labels:
+            return self._scored(rows, batch, Mix(hard=1.0, smoothing=mix.smoothing))
+        if self.learned is None:
+            return self._scored(rows, batch, mix)
+        *ends, share = self.learned.place()
+        before, behind = (self._scored(rows, batch, replace(mix, temperature=each)) for each in ends)
+        return before.towards(behind, share)
+
+    def _scored(self, rows: Rows, batch: TextBatch, mix: Mix) -> LossSums:
         labels = batch.labels.get(mix.temperature)
         return row_loss(
             rows.hidden_ND, rows.head.weight_VD, rows.target_N, mix=mix, projection=projection_of(rows.head),
@@ -140,6 +151,7 @@ class TextTask:
     drop: LayerDrop | None = None
     mixture: Mixture | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    curriculum: Curriculum | None = None
 
     @property
     def lengths(self) -> Sequence[int]:

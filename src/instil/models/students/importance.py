@@ -21,7 +21,7 @@ from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.models.students.anatomy import Anatomy
-from instil.models.students.watching import watch
+from instil.models.watching import watch
 
 
 @dataclass(frozen=True, slots=True)

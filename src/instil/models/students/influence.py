@@ -16,7 +16,7 @@ from instil.core.errors import ModelError
 from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.models.layers import Side, stack_of
-from instil.models.students.watching import watch
+from instil.models.watching import given_by, read_by, watch
 
 
 def most_influential(influence: Sequence[float], keep: int) -> tuple[int, ...]:
@@ -44,11 +44,11 @@ def block_influence(
     inputs: dict[int, Tensor] = {}
 
     def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[id(layer)] = args[0] if args else kwargs["hidden_states"]
+        inputs[id(layer)] = read_by(args, kwargs)
 
     def after(number: int) -> Any:
         def hook(layer: nn.Module, _args: Any, output: Any) -> None:
-            out_TD = (output[0] if isinstance(output, tuple) else output).flatten(0, -2).float()
+            out_TD = given_by(output).flatten(0, -2).float()
             in_TD = inputs.pop(id(layer)).flatten(0, -2).float()
             turn_T = 1 - torch.cosine_similarity(in_TD, out_TD, dim=-1)
             sums[number] += turn_T.clamp(0, 2).sum().double().cpu()

@@ -23,7 +23,7 @@ from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.models.layers import Side, stack_of
 from instil.models.probe import evaluating
-from instil.models.students.watching import FarEnough, watch
+from instil.models.watching import FarEnough, given_by, read_by, watch
 
 _DOWN_NAMES = ("mlp.down_proj", "mlp.fc_out", "mlp.c_proj", "DenseReluDense.wo")
 _NORMS_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
@@ -91,10 +91,6 @@ def _down_projection(layer: nn.Module) -> nn.Linear | None:
     return None
 
 
-def _hidden(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
 def _outputs(
     model: nn.Module, family: Family, examples: Sequence[Encoded], numbers: Sequence[int], side: Side
 ) -> dict[int, Tensor]:
@@ -104,7 +100,7 @@ def _outputs(
 
     def keep(number: int) -> Callable[[Any, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            parts[number].append(_hidden(output).flatten(0, -2).clone())
+            parts[number].append(given_by(output).flatten(0, -2).clone())
             if number == max(parts):
                 raise FarEnough
 
@@ -126,7 +122,7 @@ def _calls(
     def keep(number: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if number == 0:
-                hidden.append((args[0] if args else kwargs["hidden_states"]).clone())
+                hidden.append(read_by(args, kwargs).clone())
             passes[number].args.append(args[1:])
             passes[number].kwargs.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
 
@@ -147,7 +143,7 @@ def _refit(
     handle = down.register_forward_pre_hook(lambda _module, args: features.append(args[0].flatten(0, -2).clone()))
     try:
         given = [
-            _hidden(layer(states, *args, **kwargs))
+            given_by(layer(states, *args, **kwargs))
             for states, args, kwargs in zip(hidden, calls.args, calls.kwargs, strict=True)
         ]
     finally:

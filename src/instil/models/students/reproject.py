@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from instil.data.tokens import Encoded
 from instil.models.family import Family
-from instil.models.students.watching import watch
+from instil.models.watching import watch
 
 _RIDGE = 0.1
 """Pull towards the old weights, relative to the mean square of a kept input. From 0.02 to 0.5 little changes."""

@@ -10,11 +10,13 @@ from torch import nn
 
 from instil.core import console
 from instil.core.errors import ConfigError
+from instil.data.batches import Curriculum
 from instil.models.family import family_of
-from instil.models.layers import stack_of
+from instil.models.layers import Side, stack_of
 from instil.models.loading import to_accelerator
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import Mix
+from instil.objectives.temperature import LearnedTemperature
 from instil.run.card import student_card
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig, FeaturesConfig
@@ -27,6 +29,7 @@ from instil.run.stages.reading import Reading, reading_of
 from instil.run.stages.tasks import decisive_turns, turns_of, without_teachers
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
+from instil.train.curriculum import difficulties, easy_first
 from instil.train.features import FeatureRowLoss, Features, pairs_of
 from instil.train.live import LiveTask
 from instil.train.session import run_training
@@ -75,7 +78,7 @@ def _decisive(section: DistilConfig, *, with_labels: bool) -> dict[str, Any]:
     """The settings that the result depends on: without labels, no soft loss's."""
     names = {"smoothing", "adapt"}
     if with_labels:
-        names |= {"alpha", "temperature", "divergence", "beta", "weigh", "features"}
+        names |= {"alpha", "temperature", "divergence", "beta", "tokens", "weigh", "features", "curriculum"}
         # Named where they are set, so that students of recipes without them are found again.
         names |= {name for name in ("on_policy", "self_teacher") if getattr(section, name)}
     return section.model_dump(mode="json", include=names) | {"loop": section.loop.decisive()}
@@ -102,6 +105,9 @@ def _distil(
     with console.progress(name, 100, "%") as advance:
         result = run_training(task, section.loop, folder=folder, seed=recipe.seed_of_student, advance=advance)
     result["cut"] = str(cut)
+    if task.module.learned is not None:
+        result["temperature"] = task.module.learned.value
+        console.say(f"  the temperature was {result['temperature']:.2f} in the end")
     if reading.left_out:
         result["left_out"] = list(reading.left_out)
     if labels is not None and section.on_policy:
@@ -121,14 +127,23 @@ def distil_task(
     """What the loop trains: `model` with the weights that `section` adapts, on the examples of `reading`; `student` is
     what it was built as, which only features need."""
     adapted = adapt(model, section.adapt, seed=recipe.seed_of_student)
-    module = RowLoss(adapted, family_of(adapted), mix_of(section, labels.least if labels else None), section.weigh)
-    if teacher is not None and student is not None and section.features is not None:
+    learned = LearnedTemperature(section.temperatures) if labels and section.temperature.learned else None
+    mix = mix_of(section, labels.least if labels else None)
+    module = RowLoss(adapted, family_of(adapted), mix, section.weigh, learned)
+    if teacher is not None and student is not None and section.features:
         if reading.linked:
             raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
-        module = FeatureRowLoss(module, _features(section.features, student, adapted, teacher))
-    return TextTask(
+        kept = {side: report["kept"] for side, report in student.manifest.result.get("depth", {}).items()}
+        module = matching(section.features, module, teacher.loaded.model, kept)
+    task = TextTask(
         module, reading.examples, (), reading.readers, section.loop.batch_tokens, **turns_of(recipe, reading.examples)
     )
+    if section.curriculum and reading.readers and labels:
+        read = reading.readers[section.temperatures[0]]
+        hard = difficulties(read, reading.examples, by=section.curriculum.by, least=labels.least)
+        task.curriculum = Curriculum(order=easy_first(hard), shares=section.curriculum.shares)
+        console.say(f"  easy examples first: teacher's {section.curriculum.by} {min(hard):.2f} to {max(hard):.2f} nats")
+    return task
 
 
 def mix_of(section: DistilConfig, least: float | None) -> Callable[[float], Mix]:
@@ -140,21 +155,36 @@ def mix_of(section: DistilConfig, least: float | None) -> Callable[[float], Mix]
         return Mix(
             soft=alpha, hard=1 - alpha, temperature=section.temperature.at(progress), smoothing=section.smoothing,
             divergence=section.divergence, beta=section.beta.at(progress), least=least or TINY,
+            ranked=section.tokens == "aligned",
         )  # fmt: skip
 
     return at
 
 
-def _features(section: FeaturesConfig, student: Artifact, model: nn.Module, teacher: Teacher) -> Features:
-    kept = student.manifest.result.get("depth", {}).get("decoder", {}).get("kept")
-    found = features_of(section, model, teacher.loaded.model, kept)
-    console.say(f"  matches hidden states of layers {', '.join(f'{own}-{other}' for own, other in found.pairs)}")
-    return found
-
-
-def features_of(section: FeaturesConfig, model: nn.Module, teacher: nn.Module, kept: Sequence[int] | None) -> Features:
-    """What `model`, of the layers `kept` of its teacher if it was cut out of it, is to match."""
+def matching(
+    sections: Sequence[FeaturesConfig], module: RowLoss, teacher: nn.Module, kept: Mapping[str, Sequence[int]]
+) -> FeatureRowLoss:
+    """`module` that also matches what `sections` say; `kept`: by side, the layers of its teacher that the student was
+    cut out of."""
     theirs = to_accelerator(teacher.requires_grad_(False))
-    counts = len(stack_of(model).layers), len(stack_of(theirs).layers)
-    pairs = pairs_of(*counts, kept) if section.layers == "auto" else section.layers
-    return Features(teacher=theirs, family=family_of(theirs), pairs=pairs, kind=section.kind, weight=section.weight)
+    features = [_features(each, kept, module.model, theirs) for each in sections]
+    return FeatureRowLoss(module, theirs, family_of(theirs), features)
+
+
+def _features(
+    section: FeaturesConfig, kept: Mapping[str, Sequence[int]], model: nn.Module, teacher: nn.Module
+) -> Features:
+    side: Side = "encoder" if section.place == "encoder" else "decoder"
+    if section.layers != "auto":
+        pairs = section.layers
+    elif section.match == "embeddings":
+        pairs = ((0, 0),)
+    else:
+        counts = len(stack_of(model, side).layers), len(stack_of(teacher, side).layers)
+        pairs = pairs_of(*counts, kept.get(side))
+        pairs = pairs if section.match in ("states", "attention") else pairs[-1:]
+    console.say(f"  matches {section.match} of {section.place} layers {', '.join(f'{a}-{b}' for a, b in pairs)}")
+    if section.match == "attention":
+        console.say("  both models compute their attention the plain way (eager), so that its weights are seen")
+    chosen = {name: getattr(section, name) for name in ("match", "place", "kind", "weight", "heads")}
+    return Features(pairs=pairs, **chosen)

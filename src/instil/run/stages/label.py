@@ -70,7 +70,7 @@ def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artif
     own = LabelStore(
         folder / STORE_NAME, expect=_made_from(recipe, teacher),
         temperature=wanted.temperatures[0] if wanted else codec.temperatures[0],
-        drawn=wanted is None or wanted.divergence == "forward_kl",
+        drawn=wanted is None or (wanted.divergence == "forward_kl" and wanted.tokens == "same"),
     )  # fmt: skip
     store, mark = _mixed(recipe, own) if section.others else (own, fingerprint(own.manifest))
     records = [record for record in records if record.id in store]

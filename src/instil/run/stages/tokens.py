@@ -31,6 +31,8 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
     section, distil = recipe.student, recipe.distil
     if section is None or section.model is None or distil is None or not distil.learns_its_tokens:
         return
+    if distil.tokens == "aligned":
+        return
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
     tokenizers, read = [], []
     for model, revision in ((recipe.teacher.model, recipe.teacher.revision), (section.model, section.revision)):
@@ -49,7 +51,8 @@ def check_tokenizers(recipe: Recipe, data: Data) -> None:
             raise ConfigError(
                 f"student.model {section.model} reads record {own.id!r} in other tokens than the teacher ({counts[1]};"
                 f" the teacher {counts[0]}), so labels do not fit it; choose a student with the teacher's tokenizer, or"
-                " learn from its texts alone: distil.alpha: 0 and labels.targets: teacher, without distil.on_policy"
+                " learn from its texts alone: distil.alpha: 0 and labels.targets: teacher, without distil.on_policy; or"
+                " by rank: distil.tokens: aligned"
             )
 
 
