@@ -26,7 +26,7 @@ SECTIONS: dict[str, Any] = {
 @pytest.fixture(scope="module", params=["llama", "t5"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     folder = project(tmp_path_factory.mktemp(request.param), request.param, pairs=60, **SECTIONS)
-    return folder, instil("run", "recipe.yaml", "--json", cwd=folder)
+    return folder, instil("run", "recipe.yaml", "--no-check", "--json", cwd=folder)
 
 
 def manifest(folder: Path, stage: str) -> dict[str, Any]:
