@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import torch
 import tiny
 from command import instil
 from instil.core.errors import ConfigError
+from instil.labels.teacher import Teacher
 from instil.models.family import family_of
 from instil.models.students.depth import keep_layers
 from instil.objectives.features import feature_loss
 from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
 from instil.train.features import FeatureRowLoss, Features, pairs_of
+from instil.train.live import LiveTask, dense_labels
 from instil.train.task import RowLoss, TextTask
 from project import models_folder, project
 from test_loop import SEED, distance, make_config, make_examples, run, uniform_labels, weights
+from test_on_policy import on_policy
 
 
 def features_of(teacher: Any, pairs: tuple[tuple[int, int], ...], **options: Any) -> Features:
@@ -143,3 +147,27 @@ def test_two_teachers_in_a_recipe(tmp_path: Path) -> None:
     assert "distil: done" in both.err and "label: reused" in both.err, both.err
     ended = instil("distil", "recipe.yaml", "--set", f"labels.others=[{{store: {store}, weight: 1.0}}]", cwd=tmp_path)
     assert ended.code == 2 and "weight" in ended.err
+
+
+def test_features_go_with_what_the_student_writes(tmp_path: Path) -> None:
+    """Features add the same, whatever else is learned of these texts."""
+    teacher, student = tiny.tiny_model("llama"), tiny.tiny_model("llama", seed=1)
+    module = module_of(student, features_of(teacher, pairs_of(2, 2)), Mix(soft=1.0, hard=0.0))
+    reader = Teacher(model=teacher.requires_grad_(False), family=family_of(teacher, pad_id=tiny.PAD))
+
+    def task_of(module: RowLoss) -> LiveTask:
+        return LiveTask(
+            module, make_examples(4), score=lambda examples: dense_labels(reader.rows(examples)),
+            own=on_policy(student),
+        )  # fmt: skip
+
+    plain = RowLoss(student, module.family, module.mix)
+    (both,) = task_of(module).renew([task_of(module).batch([0, 1, 2])], 0)
+    assert both.own
+    module.train()
+    with torch.no_grad():
+        added = [
+            (module(batch).total - plain(batch).total).item()
+            for batch in (both, replace(both, labels={}, own=False))
+        ]  # fmt: skip
+    assert added[0] == pytest.approx(added[1], rel=1e-4) and added[0] > 1
