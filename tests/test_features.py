@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tiny
 from command import instil
 from instil.core.errors import ConfigError
 from instil.data.tokens import Encoded
+from instil.labels.teacher import Teacher
 from instil.models.attention import shared_heads
 from instil.models.family import family_of
 from instil.models.positions import source_positions, target_positions
@@ -24,10 +26,12 @@ from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
 from instil.train.adaptation import Adaptation
 from instil.train.features import FeatureRowLoss, Features, pairs_of
+from instil.train.live import LiveTask, dense_labels
 from instil.train.task import RowLoss, TextTask
 from instil.train.teach import adapt
 from project import models_folder, project
 from test_loop import SEED, distance, make_config, make_examples, run, uniform_labels, weights
+from test_on_policy import on_policy
 
 
 def features_of(pairs: tuple[tuple[int, int], ...], **options: Any) -> Features:
@@ -299,3 +303,27 @@ def test_two_teachers_in_a_recipe(tmp_path: Path) -> None:
         "distil", "recipe.yaml", "--set", f"labels.others=[{{store: {store}, weight: {{x: 0.5}}}}]", cwd=tmp_path
     )
     assert wrong.code == 2 and "labels.others has a weight for task 'x'; the tasks are main" in wrong.err
+
+
+def test_features_go_with_what_the_student_writes(tmp_path: Path) -> None:
+    """Features add the same, whatever else is learned of these texts."""
+    teacher, student = tiny.tiny_model("llama"), tiny.tiny_model("llama", seed=1)
+    module = module_of(student, teacher, features_of(pairs_of(2, 2)), mix=Mix(soft=1.0, hard=0.0))
+    reader = Teacher(model=teacher.requires_grad_(False), family=family_of(teacher, pad_id=tiny.PAD))
+
+    def task_of(module: RowLoss) -> LiveTask:
+        return LiveTask(
+            module, make_examples(4), score=lambda examples: dense_labels(reader.rows(examples)),
+            own=on_policy(student),
+        )  # fmt: skip
+
+    plain = RowLoss(student, module.family, module.mix)
+    (both,) = task_of(module).renew([task_of(module).batch([0, 1, 2])], 0)
+    assert both.own
+    module.train()
+    with torch.no_grad():
+        added = [
+            (module(batch).total - plain(batch).total).item()
+            for batch in (both, replace(both, labels={}, own=False))
+        ]  # fmt: skip
+    assert added[0] == pytest.approx(added[1], rel=1e-4) and added[0] > 1
