@@ -42,7 +42,12 @@ def test_shots_are_drawn_by_seed_and_none_holds_a_slot() -> None:
 
 
 def test_an_answer_ends_where_another_example_begins() -> None:
-    assert until_next(" an answer\nof two lines\n\nsum: next") == "an answer\nof two lines"
+    text = " an answer\nof two lines\n\nsum: next"
+    assert until_next(text, RECORDS[:1]) == "an answer\nof two lines"
+    assert until_next(text, []) == text
+    long = Record("long", "s", ("two\n\nparagraphs",))
+    assert "paragraphs\n\n###\n\nsum: x" in with_shots(Prompt(text="sum: "), [long]).render("x", None)  # type: ignore[arg-type]
+    assert until_next("one\n\ntwo\n\n###\n\nsum: next", [long]) == "one\n\ntwo"
 
 
 def test_asked_systems_stand_beside_the_others(tmp_path: Path) -> None:

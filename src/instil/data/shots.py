@@ -9,9 +9,6 @@ from instil.core.errors import DataError
 from instil.data.prompts import SLOT, Prompt
 from instil.data.records import Record
 
-BETWEEN = "\n\n"
-"""What stands between two examples. A text that goes on behind it has begun an example of its own."""
-
 
 def choose_shots(records: Sequence[Record], count: int, seed: int | str) -> list[Record]:
     """`count` of `records`, drawn by `seed`. Raises `DataError` where there are fewer."""
@@ -32,10 +29,17 @@ def with_shots(prompt: Prompt, shots: Sequence[Record]) -> Prompt:
     joint = " " if prompt.kind == "chat" else prompt.separator
     shown = [slotted.replace(SLOT, shot.source) + joint + shot.targets[0] for shot in shots]
     return Prompt(
-        kind="chat" if prompt.kind == "chat" else "template", text=BETWEEN.join([*shown, slotted]), system=prompt.system
+        kind="chat" if prompt.kind == "chat" else "template",
+        text=_between(shots).join([*shown, slotted]),
+        system=prompt.system,
     )
 
 
-def until_next(text: str) -> str:
-    """What `text` says before it begins another example."""
-    return text.partition(BETWEEN)[0].strip()
+def until_next(text: str, shots: Sequence[Record]) -> str:
+    """What a model that was asked behind `shots` says before it begins an example of its own."""
+    return text.partition(_between(shots))[0].strip() if shots else text
+
+
+def _between(shots: Sequence[Record]) -> str:
+    """What stands between two examples: an empty line, or more where their targets have empty lines themselves."""
+    return "\n\n###\n\n" if any("\n\n" in shot.targets[0] for shot in shots) else "\n\n"

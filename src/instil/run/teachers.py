@@ -17,7 +17,6 @@ from urllib.parse import urlparse
 from instil.core import console
 from instil.core.errors import ConfigError, InstilError, ModelError
 from instil.data.records import Record
-from instil.data.shots import until_next
 from instil.evaluate.rouge import Rouge, tokenizer_for
 from instil.evaluate.significance import mean_interval
 from instil.labels.scores import mean_log_probs
@@ -90,7 +89,7 @@ def _measured(recipe: Recipe, teacher: Teacher, records: Sequence[Record]) -> di
     )
     seconds = time.monotonic() - started
     rouge = Rouge(tokenizer=tokenizer_for(target for record in records for target in record.targets))
-    scores = [rouge.score(until_next(text), record.targets).rougeL for text, record in zip(texts, records, strict=True)]
+    scores = [rouge.score(text, record.targets).rougeL for text, record in zip(texts, records, strict=True)]
     return {
         "rougeL": mean_interval(scores, seed=recipe.seed).model_dump(),
         "n": len(records),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from instil.core.protocol import Generator
 from instil.data.prompts import Prompt
+from instil.data.records import Record
 from instil.data.shots import choose_shots, until_next, with_shots
 from instil.models.generation import TransformersGenerator
 from instil.models.loading import to_accelerator
@@ -20,10 +21,11 @@ from instil.run.stages.teach import base_teacher, generator_of
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """A `Generator` whose texts end where they begin an example of their own."""
+    """A `Generator` whose texts end where, behind `shots`, they begin an example of their own."""
 
     name: str
     inner: Generator
+    shots: Sequence[Record]
 
     @property
     def parameters(self) -> int:
@@ -38,7 +40,7 @@ class FirstAnswer:
     def generate(self, sources: Sequence[str], *, max_new_tokens: int, batch_size: int = 1) -> list[str]:
         """One text for each source, in their order."""
         texts = self.inner.generate(sources, max_new_tokens=max_new_tokens, batch_size=batch_size)
-        return [until_next(text) for text in texts]
+        return [until_next(text, self.shots) for text in texts]
 
 
 def prompted_systems(recipe: Recipe, data: Data, untrained: Artifact | None) -> dict[str, Generator]:
@@ -52,7 +54,7 @@ def prompted_systems(recipe: Recipe, data: Data, untrained: Artifact | None) -> 
             inner = _student(recipe, untrained, prompt)
         else:
             inner = generator_of(recipe, base_teacher(recipe, data), beams=recipe.evaluate.beams, prompt=prompt)
-        systems[section.name] = FirstAnswer(section.name, inner)
+        systems[section.name] = FirstAnswer(section.name, inner, shots)
     return systems
 
 

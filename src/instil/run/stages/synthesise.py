@@ -173,7 +173,7 @@ def _answered(
     generator = generator_of(recipe, teacher, beams=recipe.labels.beams, prompt=with_shots(recipe.prompt, shots))
     asked = [recipe.data.prefix + source for source in sources if source]
     texts = generator.generate(asked, max_new_tokens=recipe.limits.target, batch_size=_BATCH)
-    targets = iter([until_next(text) if shots else text for text in texts])
+    targets = iter([until_next(text, shots) for text in texts])
     written = [Written(source, next(targets) if source else "") for source in sources]
     if section.max_perplexity is None:
         return written
