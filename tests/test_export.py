@@ -20,6 +20,7 @@ from instil.export.engines import open_engine
 from instil.export.formats import precision_of
 from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
 from instil.export.sheet import SHEET_NAME, read_sheet
+from instil.export.smoothing import smooth
 from instil.export.student import Student, open_student
 
 PROBES = [Probe(f"probe number {number} is {number * number}", ("a reference",)) for number in range(4)]
@@ -187,3 +188,20 @@ def test_what_no_format_offers_is_said(tmp_path: Path, llama: Student) -> None:
         open_engine(tmp_path)
     with pytest.raises(ModelError, match="no such folder"):
         open_student(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_a_smoothed_model_computes_the_same_with_calmer_activations(name: str) -> None:
+    model = tiny.tiny_model(name)
+    layer = model.model.layers[0]
+    with torch.no_grad():
+        layer.input_layernorm.weight[3] = 40.0
+        layer.mlp.up_proj.weight[5] *= 30
+    prompts = [[5, 6, 7, 8], [9, 10, 11]]
+    smoothed = smooth(model, prompts)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    with torch.inference_mode():
+        torch.testing.assert_close(smoothed(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+    assert smoothed.model.layers[0].input_layernorm.weight[3].abs() < 20
+    assert model.model.layers[0].input_layernorm.weight[3] == 40.0
+    assert smooth(tiny.tiny_model("t5"), prompts).config.model_type == "t5"

@@ -47,7 +47,7 @@ def smallest(weight_OI: Tensor, sparsity: float) -> Tensor:
 def two_of_four(weight_OI: Tensor) -> Tensor:
     """The mask that leaves out the two smaller of each four inputs."""
     groups_OGI = weight_OI.abs().unflatten(-1, (-1, 4))
-    kept_OGI = groups_OGI.sort(-1, descending=True, stable=True).indices[..., :2]
+    kept_OGI = groups_OGI.sort(dim=-1, descending=True, stable=True).indices[..., :2]
     return torch.zeros_like(groups_OGI).scatter_(-1, kept_OGI, 1.0).flatten(-2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -15,12 +16,15 @@ from instil.export.engines.engine import Engine
 from instil.export.formats import PRECISIONS, precision_of, write_format
 from instil.export.parity import EXACT, PARITY_NAME, PROBES, TOLERANCES, Parity, Probe, Scorer, compare, require
 from instil.export.sheet import Format
+from instil.export.smoothing import smooth
 from instil.export.student import Student
 from instil.models.folders import quiet_transformers
 
 _PROVED = 4
 """Probes that prove a conversion in full precision, before the precision that is asked for loosens the tolerance."""
 _LONGEST = 64
+_CALIBRATING = 16
+"""Probes that show where activations are large; those that nothing is compared on, where there are enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,15 @@ def export_student(
     if not probes:
         raise ConfigError("there is nothing to compare on; give sources with --probes FILE")
     used = list(probes[:PROBES])
+    written = _calmed(student, probes) if (target, chosen) == ("ctranslate2", "int8") else student
     longest = min(student.target_limit or _LONGEST, _LONGEST)
     if chosen != "fp32" and "fp32" in PRECISIONS[target]:
         with tempfile.TemporaryDirectory(prefix=publish.ASIDE_PREFIX, dir=_parent(out)) as scratch:
-            engine = _written(student, target, "fp32", Path(scratch))
+            engine = _written(written, target, "fp32", Path(scratch))
             proof = compare(student, engine, used[:_PROVED], tolerance=EXACT, max_new_tokens=longest)
             require(proof, f"{target} fp32, before {chosen}")
     with publish.publish_folder(out) as aside:
-        engine = _written(student, target, chosen, aside)
+        engine = _written(written, target, chosen, aside)
         console.say(f"  {target} {chosen}: {units.size(engine.bytes)}, comparing it on {len(used)} sources")
         parity = compare(
             student, engine, used, tolerance=TOLERANCES[chosen], max_new_tokens=longest, scorer=scorer, metric=metric
@@ -64,6 +69,14 @@ def export_student(
         publish.write_text(aside / PARITY_NAME, json.dumps(parity.json(), indent=2, ensure_ascii=False) + "\n")
         size = engine.bytes
     return Exported(out, parity, size, student.generator.bytes)
+
+
+def _calmed(student: Student, probes: Sequence[Probe]) -> Student:
+    """The same student, smoothed: CTranslate2 rounds activations to eight bits, not weights alone."""
+    seen = probes[PROBES : PROBES + _CALIBRATING] or probes[:_CALIBRATING]
+    prompts = [student.read(probe.source) for probe in seen]
+    loaded = dataclasses.replace(student.loaded, model=smooth(student.loaded.model, prompts))
+    return dataclasses.replace(student, loaded=loaded)
 
 
 def _parent(out: Path) -> Path:

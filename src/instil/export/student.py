@@ -12,6 +12,7 @@ import yaml
 from instil.core.config import parse
 from instil.core.errors import ConfigError, ModelError
 from instil.data.prompts import Prompt
+from instil.data.tokens import encode_prompt
 from instil.export.sheet import SHEET_NAME, Alphabet, Format, Sheet, read_sheet
 from instil.models.generation import ALPHABET, TransformersGenerator
 from instil.models.loading import LoadedModel, count_parameters, load_model
@@ -39,6 +40,11 @@ class Student:
         return TransformersGenerator(
             self.loaded.model, self.loaded.tokenizer, self.prompt, name=self.name, max_source_tokens=self.source_limit
         )
+
+    def read(self, source: str) -> list[int]:
+        """What it reads of `source`."""
+        loaded = self.loaded
+        return encode_prompt(loaded.tokenizer, self.prompt, source, self.source_limit, loaded.kind)
 
     def sheet(self, target: Format, precision: str) -> Sheet:
         """What travels with an export of it. Raises `ModelError` for a setting that no engine knows."""
