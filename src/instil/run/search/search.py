@@ -146,11 +146,12 @@ class _Search:
     def _known(self, study: optuna.Study) -> dict[Candidate, optuna.trial.FrozenTrial]:
         """What need not be tried again: what has a loss, what this search gave up, what is too slow for it. Another
         search with other limits may have given up what is the best here."""
-        from instil.run.search.study import tried
+        from instil.run.search.study import finished, tried
 
+        rated = {trial.number for trial in finished(study)}
         return {
             each: trial for each, trial in tried(study).items()
-            if trial.value is not None or trial.user_attrs.get(_MARK) == self._name or self._too_slow(trial.user_attrs)
+            if trial.number in rated or trial.user_attrs.get(_MARK) == self._name or self._too_slow(trial.user_attrs)
         }  # fmt: skip
 
     def _open(self, known: Mapping[Candidate, Any]) -> list[Candidate]:
