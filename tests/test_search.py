@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 
 import tiny
-from command import instil
+from command import Command, instil
 from instil.core.errors import ConfigError
 from instil.models.layers import stack_of
 from instil.models.students.depth import keep_layers
@@ -100,8 +103,8 @@ def test_a_candidate_is_given_up_only_behind_others_that_are_not_slower(tmp_path
 
     from instil.run.search.study import open_study, propose, tried
 
-    study = open_study(tmp_path / "s.sqlite3", "one", 0)
     space = Space(whole=WHOLE, layers=(1, 2, 3, 4), encoder_layers=(None,), feed_forward=(40,), vocabulary=("all",))
+    study = open_study(tmp_path / "s.sqlite3", "one", 0, space.candidates())
     for latency, loss in ((10.0, 1.0), (11.0, 1.1), (30.0, 0.5)):
         trial, _ = propose(study, space, [each for each in space.candidates() if each not in tried(study)])
         trial.set_user_attr("latency_ms", latency)
@@ -117,20 +120,25 @@ def test_a_candidate_is_given_up_only_behind_others_that_are_not_slower(tmp_path
         outcomes.append(trial.should_prune())
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
     assert outcomes == [False, True, False, False]
+    alone = open_study(tmp_path / "s.sqlite3", "one", 0, ())
+    trial = alone.ask()
+    trial.set_user_attr("latency_ms", 12.0)
+    trial.report(9.0, 1)
+    assert not trial.should_prune()
 
 
 def test_what_a_killed_search_was_at_is_tried_again(tmp_path: Path) -> None:
     from instil.run.search.study import open_study, propose, tried
 
     space = Space(whole=WHOLE, layers=(1, 2, 3, 4), encoder_layers=(None,), feed_forward=(40,), vocabulary=("all",))
-    study = open_study(tmp_path / "s.sqlite3", "one", 0)
+    study = open_study(tmp_path / "s.sqlite3", "one", 0, space.candidates())
     trial, first = propose(study, space, space.candidates())
     study.tell(trial, 1.0)
     _, killed = propose(study, space, [each for each in space.candidates() if each != first])
-    again = open_study(tmp_path / "s.sqlite3", "one", 0)
+    again = open_study(tmp_path / "s.sqlite3", "one", 0, space.candidates())
     assert set(tried(again)) == {first}
     assert propose(again, space, [each for each in space.candidates() if each != first])[1] == killed
-    assert not tried(open_study(tmp_path / "s.sqlite3", "other", 0))
+    assert not tried(open_study(tmp_path / "s.sqlite3", "other", 0, ()))
 
 
 @pytest.mark.parametrize(
@@ -158,24 +166,49 @@ def test_numbers_of_an_option() -> None:
     assert numbers("all,used,900", "--vocabulary") == ("all", "used", 900)
 
 
-def _options(folder: Path) -> list[str]:
-    sizes = ["--layers", "1,2", "--feed-forward", "16,48", "--vocabulary", "all,used"]
-    return ["search", "recipe.yaml", NO_LIMIT, "--steps", "4", *sizes, "--json"]
+SIZES = ("--layers", "1,2", "--feed-forward", "16,48", "--vocabulary", "all,used")
+SEARCH = ("search", "recipe.yaml", NO_LIMIT, "--steps", "4", *SIZES, "--json")
 
 
-@pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_a_search_from_end_to_end(kind: str, tmp_path: Path) -> None:
-    folder = project(tmp_path, kind, pairs=60, teacher={"teach": None}, labels={"targets": "gold"})
-    ended = instil(*_options(folder), "--trials", "4", "--write", "best.yaml", cwd=folder)
+def test_an_encoder_decoder_is_searched_from_end_to_end(tmp_path: Path) -> None:
+    folder = project(tmp_path, "t5", pairs=60, teacher={"teach": None})
+    ended = instil(*SEARCH, "--trials", "4", "--write", "best.yaml", cwd=folder)
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
-    assert 1 <= found["rated"] <= 4 and found["candidates"] == (2 if kind == "t5" else 1) * 8
+    assert 1 <= found["rated"] <= 4 and found["candidates"] == 16
     losses, times = ([row[key] for row in found["front"]] for key in ("loss", "latency_ms"))
     assert losses == sorted(losses, reverse=True) and times == sorted(times) and losses[-1] == found["chosen"]["loss"]
-    assert Path(folder / found["plot"]).read_text().startswith("<svg")
-    written = read_recipe(folder / "best.yaml")
-    assert written.student == StudentConfig.model_validate(found["student"])
-    again = instil(*_options(folder), "--trials", "4", cwd=folder)
+    assert (folder / found["plot"]).read_text().startswith("<svg")
+    assert read_recipe(folder / "best.yaml").student == StudentConfig.model_validate(found["student"])
+    again = instil(*SEARCH, "--trials", "4", cwd=folder)
     assert "search: reused" in again.err and json.loads(again.out)["chosen"] == found["chosen"]
-    more = instil(*_options(folder), "--trials", "1", "--max-parameters", "1000000000", cwd=folder)
-    assert "4 candidates are known from before" in more.err
+
+
+def test_a_killed_search_of_a_decoder_goes_on_and_the_next_one_knows_its_trials(tmp_path: Path) -> None:
+    folder = project(tmp_path, "llama", pairs=60, teacher={"teach": None}, labels={"targets": "gold"})
+    command = Command(*SEARCH, "--trials", "8", cwd=folder)
+    file = folder / "runs" / "llama" / "search.sqlite3"
+    while _finished(file) < 2:
+        assert command.poll() is None, command.err
+        time.sleep(0.05)
+    command.signal(signal.SIGKILL)
+    assert command.end().code == -signal.SIGKILL
+    before = _finished(file)
+    ended = instil(*SEARCH, "--trials", "8", cwd=folder)
+    assert ended.code == 0, ended.err
+    assert "going on in" in ended.err and f"{before} candidates are known from before" in ended.err
+    found = json.loads(ended.out)
+    assert found["candidates"] == 8 >= found["rated"] >= before
+    other = instil(*SEARCH, "--trials", "1", "--max-parameters", "1000000", cwd=folder)
+    assert other.code == 0 and f"{found['rated']} candidates are known from before" in other.err
+
+
+def _finished(file: Path) -> int:
+    """How many trials were rated or given up."""
+    try:
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as memory:
+            return int(
+                memory.execute("select count(*) from trials where state in ('COMPLETE', 'PRUNED')").fetchone()[0]
+            )
+    except sqlite3.OperationalError:
+        return 0

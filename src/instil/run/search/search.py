@@ -33,6 +33,7 @@ from instil.run.stages.teach import Teacher
 if TYPE_CHECKING:
     import optuna
 
+_MARK = "search"
 FRONT_NAME, PLOT_NAME = "front.json", "front.svg"
 _SURELY = 1.1
 """A candidate slower than the limit by this factor speaks for all that are nowhere smaller."""
@@ -92,6 +93,11 @@ class _Search:
         """Those that keep to the limits that arithmetic tells, the smallest first."""
         return self.scales.within(self.space.candidates(), self.bench.wish.limits)
 
+    @property
+    def _name(self) -> str:
+        """What its trials are marked with."""
+        return self.folder.name
+
     def run(self) -> Mapping[str, Any]:
         """What the artifact's manifest keeps; the front and its plot go into the folder."""
         study = self._study()
@@ -115,7 +121,7 @@ class _Search:
         wish = self.bench.wish
         learning = wish.model_dump(mode="json", include={"steps", "reports", "records"})
         name = fingerprint(self.mark, learning, asdict(self.space))
-        study = open_study(self.root / FILE_NAME, name, self.bench.recipe.seed)
+        study = open_study(self.root / FILE_NAME, name, self.bench.recipe.seed, self.small_enough)
         if not study.get_trials(deepcopy=False):
             for place in (0, len(self.small_enough) // 2, -1):
                 study.enqueue_trial(asdict(self.small_enough[place]), skip_if_exists=True)
@@ -130,7 +136,7 @@ class _Search:
         with console.progress("search", budget, "s") as advance:
             for _ in range(self.bench.wish.trials):
                 left = self._open(known)
-                spent = seconds_of(study, self.folder.name)
+                spent = seconds_of(study, self._name)
                 if not left or (known and spent >= budget):
                     return
                 advance(min(spent, budget), f"{len(known)} of {len(self.small_enough)} candidates tried")
@@ -138,11 +144,15 @@ class _Search:
                 known = self._known(study)
 
     def _known(self, study: optuna.Study) -> dict[Candidate, optuna.trial.FrozenTrial]:
-        """What need not be tried again. One that was too slow for an earlier search may not be for this one."""
-        from instil.run.search.study import only_timed, tried
+        """What need not be tried again: what has a loss, what this search gave up, what is too slow for it. Another
+        search with other limits may have given up what is the best here."""
+        from instil.run.search.study import finished, tried
 
-        found = tried(study).items()
-        return {each: trial for each, trial in found if not only_timed(trial) or self._too_slow(trial.user_attrs)}
+        rated = {trial.number for trial in finished(study)}
+        return {
+            each: trial for each, trial in tried(study).items()
+            if trial.number in rated or trial.user_attrs.get(_MARK) == self._name or self._too_slow(trial.user_attrs)
+        }  # fmt: skip
 
     def _open(self, known: Mapping[Candidate, Any]) -> list[Candidate]:
         tokens = self.scales.tokens
@@ -163,7 +173,7 @@ class _Search:
         from instil.run.search.study import propose
 
         trial, candidate = propose(study, self.space, left)
-        trial.set_user_attr("search", self.folder.name)
+        trial.set_user_attr(_MARK, self._name)
         try:
             teacher_ms, latency_ms = self.bench.milliseconds(self.space, candidate)
             measured = {"teacher_ms": teacher_ms, "latency_ms": latency_ms}
@@ -207,6 +217,8 @@ class _Search:
         raise self._none(again)
 
     def _none(self, again: list[Rated]) -> ConfigError:
+        if self.bench.wish.limits.latency_ms is None:
+            return ConfigError("none of the students could be made, the reasons stand above; allow other sizes")
         smallest = self.small_enough[0]
         nearest = min(again, key=lambda one: one.latency_ms, default=None)
         candidate = nearest.candidate if nearest else smallest

@@ -21,7 +21,10 @@ _SKIPPED = "skipped"
 
 class Behind(optuna.pruners.BasePruner):
     """Gives a candidate up where others are ahead that are not slower. A small one behind large ones goes on: it
-    may be the best of its speed."""
+    may be the best of its speed. Only `rivals` count: those that keep to the limits of this search."""
+
+    def __init__(self, rivals: Collection[Candidate]) -> None:
+        self._rivals = rivals
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop `trial` after its last report."""
@@ -29,16 +32,19 @@ class Behind(optuna.pruners.BasePruner):
         if step is None:
             return False
         own, latency = trial.intermediate_values[step], trial.user_attrs["latency_ms"]
-        rivals = [each for each in finished(study) if each.user_attrs["latency_ms"] <= latency]
+        rivals = [
+            each for each in finished(study)
+            if each.user_attrs["latency_ms"] <= latency and Candidate(**each.params) in self._rivals
+        ]  # fmt: skip
         return sum(each.intermediate_values.get(step, own) < own for each in rivals) >= _SURE
 
 
-def open_study(file: Path, name: str, seed: int) -> optuna.Study:
+def open_study(file: Path, name: str, seed: int, rivals: Collection[Candidate]) -> optuna.Study:
     """The study called `name` in `file`, new or as it was left; what a killed process was at is to be tried again."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        storage=f"sqlite:///{file}", study_name=name, load_if_exists=True, pruner=Behind(),
+        storage=f"sqlite:///{file}", study_name=name, load_if_exists=True, pruner=Behind(rivals),
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5),
     )  # fmt: skip
     begun = study.get_trials(deepcopy=False)
@@ -52,8 +58,9 @@ def open_study(file: Path, name: str, seed: int) -> optuna.Study:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials with a loss."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """Trials that ended with a loss of their own."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if _SKIPPED not in trial.user_attrs]
 
 
 def tried(study: optuna.Study) -> dict[Candidate, FrozenTrial]:
@@ -61,11 +68,6 @@ def tried(study: optuna.Study) -> dict[Candidate, FrozenTrial]:
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.get_trials(deepcopy=False, states=states)
     return {Candidate(**trial.params): trial for trial in trials if _SKIPPED not in trial.user_attrs}
-
-
-def only_timed(trial: FrozenTrial) -> bool:
-    """Whether it was given up before it learned anything: it was too slow then."""
-    return trial.state == TrialState.PRUNED and not trial.intermediate_values and "latency_ms" in trial.user_attrs
 
 
 def propose(study: optuna.Study, space: Space, open_to: Collection[Candidate]) -> tuple[optuna.Trial, Candidate]:
