@@ -1,12 +1,14 @@
 """Does a student that writes for itself come nearer to its teacher where it goes by itself?
 
-    python -m benchmarks.on_policy [--json] [--quick] [--minutes 6] [--seeds 3] [--share 0.5] [--divergence jsd]
+    python -m benchmarks.on_policy [--json] [--quick] [--minutes 6] [--seeds 3] [--share 1] [--divergence jsd]
 
 The same student (18 of SmolLM2's 30 layers, those that the teacher was taught to do with) is trained for the same
 minutes, its writing included, by the same divergence: from stored labels of the gold targets alone, and with a share of
-on-policy batches. Then each drafts a text for every held-out source, drawn at temperature 1, and the teacher reads it:
-how many of the drafted tokens it would accept in speculative decoding, sum of min(p, q), and how far apart the two are.
-The same on the gold targets, and ROUGE-L of greedy outputs. The test is paired by record, over the means of all seeds.
+on-policy batches that grows to --share by half of them. Then: the share of tokens that the teacher would accept of the
+student in speculative decoding, sum of min(p, q), and KL(teacher, student), in three kinds of texts for the same
+held-out sources: those that the student drafts, those that the teacher writes (which is where speculative decoding
+stands), both drawn at temperature 1, and the gold targets. ROUGE-L is of greedy outputs. Tests are paired by record,
+over means of all seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import copy
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,7 +32,7 @@ from instil.data.records import Record
 from instil.data.synopsis import load
 from instil.data.tokens import Encoded, encode_records
 from instil.evaluate.fidelity import ACCEPTANCE, KL, Reader, examine
-from instil.evaluate.significance import mean_interval, paired_p_value
+from instil.evaluate.significance import Interval, mean_interval, paired_p_value
 from instil.labels.codec import Codec
 from instil.labels.teacher import Teacher
 from instil.models.family import family_of
@@ -47,6 +50,7 @@ from instil.train.state import StepReport
 from instil.train.task import LabelReader, RowLoss
 
 BATCH = 16
+Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def writer(student: Any, tokenizer: Any) -> TransformersGenerator:
@@ -62,8 +66,8 @@ def learn(
     teacher = Teacher(model=loaded.model.requires_grad_(False), family=family_of(loaded.model))
     draw = partial(writer(student, loaded.tokenizer).draw, max_new_tokens=LIMITS.target, sample=1.0)
     own = OnPolicy(
-        share=Schedule.constant(share), draw=lambda prompts, at: draw(prompts, seed=at), longest=LIMITS.target,
-        seed=seed,
+        share=Schedule(start=0.0, end=share, until=0.5), draw=lambda prompts, at: draw(prompts, seed=at),
+        longest=LIMITS.target, seed=seed,
     )  # fmt: skip
     module = RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0, divergence=options.divergence))
     # Both with the same room in their batches, so that these are the same examples.
@@ -89,7 +93,7 @@ def drafts(student: Any, tokenizer: Any, examples: Sequence[Encoded], seed: int)
     return found
 
 
-def nearness(student: Any, loaded: LoadedModel, examples: Sequence[Encoded]) -> dict[str, np.ndarray[Any, Any]]:
+def nearness(student: Any, loaded: LoadedModel, examples: Sequence[Encoded]) -> dict[str, Values]:
     """Acceptance (%) and KL (nats a token) of each example's rows."""
     teacher, own = (Reader(model, family_of(model)) for model in (loaded.model, student))
     counted = {each.measure.name: each.each for each in examine(own, examples, teacher=teacher)}
@@ -97,49 +101,54 @@ def nearness(student: Any, loaded: LoadedModel, examples: Sequence[Encoded]) -> 
 
 
 def compare(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """A line for each way and seed, and a last one with the test."""
+    """A line for each way and seed, and at the end one for each kind of texts with the difference and its test."""
     loaded = load_teacher("smollm2")
     examples = encode(loaded, 0, options.records)
     held_out: list[Record] = load("validation")[: options.items]
     gold, _ = encode_records(loaded.tokenizer, PROMPT, held_out, LIMITS, loaded.kind)
+    texts = {"gold": gold, "teacher": drafts(loaded.model, loaded.tokenizer, gold, 0)}
     store = label(loaded, examples, Codec.of("fine", loaded.model.config.vocab_size), folder / "store")
     start = keep_layers(loaded.model, TAUGHT)
-    accepted: dict[str, list[np.ndarray[Any, Any]]] = {"off-policy": [], "on-policy": []}
+    accepted: dict[tuple[str, str], list[Values]] = defaultdict(list)
     for seed in range(options.seeds):
         for way, share in (("off-policy", 0.0), ("on-policy", options.share)):
             student = copy.deepcopy(start)
             last = learn(student, loaded, examples, store.read, share, options, seed, folder / f"{way}-{seed}")
-            own = nearness(student, loaded, drafts(student, loaded.tokenizer, gold, seed))
-            on_gold = nearness(student, loaded, gold)
-            accepted[way].append(own[ACCEPTANCE.name])
-            interval = mean_interval(own[ACCEPTANCE.name], seed=0)
-            yield {
-                "way": way, "seed": seed, "steps": last.step, "n": len(gold),
-                "writing_share": round(last.renewed_s / last.elapsed_s, 3),
-                "acceptance": round(interval.value, 2), "low": round(interval.low, 2), "high": round(interval.high, 2),
-                "kl": round(float(own[KL.name].mean()), 4),
-                "acceptance_gold": round(float(on_gold[ACCEPTANCE.name].mean()), 2),
-                "rougeL": scored(student, loaded.tokenizer, held_out)["rougeL"],
-            }  # fmt: skip
-    off, on = (np.mean(accepted[way], axis=0) for way in ("off-policy", "on-policy"))
-    yield {"way": "difference", "acceptance": round(float((on - off).mean()), 2), "p": paired_p_value(on, off, seed=0)}
+            row: dict[str, Any] = {"way": way, "seed": seed, "steps": last.step, "n": len(gold)}
+            row["writing_share"] = round(last.renewed_s / last.elapsed_s, 3)
+            texts["student"] = drafts(student, loaded.tokenizer, gold, seed)
+            for kind, those in texts.items():
+                found = nearness(student, loaded, those)
+                accepted[way, kind].append(found[ACCEPTANCE.name])
+                row[f"acceptance_{kind}"] = rounded(mean_interval(found[ACCEPTANCE.name], seed=0))
+                row[f"kl_{kind}"] = round(float(found[KL.name].mean()), 4)
+            yield row | {"rougeL": scored(student, loaded.tokenizer, held_out)["rougeL"]}
+    for kind in texts:
+        off, on = (np.mean(accepted[way, kind], axis=0) for way in ("off-policy", "on-policy"))
+        found_p = paired_p_value(on, off, seed=0)
+        yield {"difference": kind, "acceptance": rounded(mean_interval(on - off, seed=0)), "p": round(found_p, 4)}
+
+
+def rounded(interval: Interval) -> list[float]:
+    """Value, low and high end."""
+    return [round(each, 2) for each in (interval.value, interval.low, interval.high)]
 
 
 def main() -> None:
     """Print the table, or with --json one object with a list `rows`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="two steps, one seed, 6 items, 30 records")
+    parser.add_argument("--quick", action="store_true", help="three steps, one seed, 6 items, 30 records")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--steps", type=int, help="instead of --minutes")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--records", type=int, default=800)
-    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--divergence", default="jsd", choices=DIVERGENCES)
     options = parser.parse_args()
     if options.quick:
-        options.steps, options.seeds, options.items, options.records = 2, 1, 6, 30
+        options.steps, options.seeds, options.items, options.records = 3, 1, 6, 30
     quiet_libraries()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
