@@ -110,8 +110,9 @@ def _learned(recipe: Recipe, learned: Mapping[str, Any] | None) -> str:
     budget = f"{section.loop.budget} ({learned['step']} steps)"
     if not learned.get("labels"):
         return f"{budget}; cross-entropy on the {recipe.labels.targets} targets"
+    ranked = " by rank" if section.tokens == "aligned" else ""
     return (
-        f"{budget}; alpha {section.alpha} of {section.divergence} to the teacher's distributions at temperature"
+        f"{budget}; alpha {section.alpha} of {section.divergence}{ranked} to the teacher's distributions at temperature"
         f" {section.temperature}, the rest cross-entropy on the {recipe.labels.targets} targets"
     )
 
