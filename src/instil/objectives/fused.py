@@ -10,9 +10,8 @@ ids drawn from the tail hold all the mass and leave none to the tail's cell; the
 the rounding of probabilities, the dense one's gradient on average over the draws.
 
 The gradient is known when the loss is, so the backward pass only scales it: the logits of a chunk are made once.
-At temperature 1, soft and hard loss share one softmax.
-Where the head covers every id there is no tail, and what rounding left of the label's mass is shared out in proportion.
-A student's tail below 1e-30 counts as 1e-30.
+At temperature 1, soft and hard loss share one softmax. Where the head covers every id there is no tail, and what
+rounding left of the label's mass is shared out in proportion. A student's tail below 1e-30 counts as 1e-30.
 """
 
 from __future__ import annotations
@@ -50,9 +49,8 @@ class Mix:
     The factor T^2 keeps the soft gradient's size independent of T (Hinton et al. 2015, arXiv 1503.02531).
     `divergence`, its `beta` and `least` are those of divergences.py. Only the forward KL may be given labels with drawn
     ids: the others would take a draw for the teacher's own probability.
-    `ranked`: a label's ids are ranks, and entry k is held against the student's own k-th choice: all that can be asked
-    where tokens differ. The total variation is then half of ULD's distance between sorted probabilities (Boizard et al.
-    2024, arXiv 2402.12030) where labels hold every id, and a lower bound of it where they hold the first ones.
+    `ranked`: a label's ids are ranks, and its k-th entry is held against the student's own k-th choice. The total
+    variation is then half of ULD (Boizard et al. 2024, arXiv 2402.12030), or less where labels lack the last ranks.
     """
 
     soft: float = 0.0
@@ -108,7 +106,7 @@ class LossSums:
     count: int
 
     def towards(self, other: LossSums, share: Float[Tensor, ""]) -> LossSums:
-        """These sums with `share` of the `other`'s, of the same rows, in their place; gradients reach `share` too."""
+        """These sums, `share` of them replaced by the `other`'s of the same rows; gradients reach `share` too."""
         way = float(share.detach())
         return LossSums(
             total=(1 - share) * self.total + share * other.total, soft=(1 - way) * self.soft + way * other.soft,
@@ -300,7 +298,7 @@ def _partition(logits_CV: Tensor, ids_CK: Tensor, probs_CK: Tensor, mix: Mix) ->
 
 
 def _at_ranks(logits_CV: Tensor, ranks_CK: Tensor) -> Tensor:
-    """The ids that have these ranks by their logits; -1 for a rank that there is not."""
+    """The ids of these ranks; -1 for a rank that there is not."""
     first_CK = logits_CV.topk(min(ranks_CK.shape[1], logits_CV.shape[1]), dim=-1).indices
     known_CK = (ranks_CK >= 0) & (ranks_CK < first_CK.shape[1])
     return first_CK.gather(1, ranks_CK.where(known_CK, 0)).where(known_CK, -1)

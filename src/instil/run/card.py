@@ -153,8 +153,9 @@ def _learned(recipe: Recipe, learned: Mapping[str, Any] | None) -> str:
     if section.on_policy:
         budget += f"; a share of {section.on_policy.share} of the batches written by the student itself"
     whose = "its own past's" if section.self_teacher else "the teacher's"
+    ranked = " by rank" if section.tokens == "aligned" else ""
     return (
-        f"{budget}; alpha {section.alpha} of {section.divergence} to {whose} distributions at temperature"
+        f"{budget}; alpha {section.alpha} of {section.divergence}{ranked} to {whose} distributions at temperature"
         f" {section.temperature}, the rest cross-entropy on the {recipe.labels.targets} targets"
     )
 
