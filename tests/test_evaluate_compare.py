@@ -131,7 +131,7 @@ def test_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path: Path, compar
     for name, system in systems.items():
         assert again[name].rougeL == comparison[name].rougeL
         if isinstance(system, Echo):
-            timed = LIMITS["latency_items"] + 2 + 1 + min(LIMITS["latency_items"], LIMITS["batch_size"])
+            timed = 2 * LIMITS["latency_items"] + 3 + 1 + min(LIMITS["latency_items"], LIMITS["batch_size"])
             assert system.asked - timed == {"teacher": 0, "student": 8}.get(name, 40)
     lines = (tmp_path / "student.jsonl").read_text(encoding="utf8").splitlines()
     assert {"id", "source", "targets", "output", "rouge1", "rouge2", "rougeL"} <= set(json.loads(lines[0]))

@@ -15,6 +15,7 @@ from instil.evaluate.config import DEFAULT_METRICS, MetricName
 from instil.evaluate.costs import Cost, measure_costs
 from instil.evaluate.examples import Columns, select_examples
 from instil.evaluate.given import GivenOutputs
+from instil.evaluate.load import NO_LOAD, LoadPlan
 from instil.evaluate.metric import Counted, Score
 from instil.evaluate.metrics.choose import Setting, choose
 from instil.evaluate.outputs import ScoredOutput, produce_outputs
@@ -50,6 +51,7 @@ def evaluate_systems(
     student: str | None = None,
     seed: int = 0,
     latency_items: int = 50,
+    load: LoadPlan = NO_LOAD,
     fidelity_items: int = 0,
     metrics: Sequence[MetricName] = DEFAULT_METRICS,
     answer: str | None = None,
@@ -65,8 +67,9 @@ def evaluate_systems(
     `teacher`: retention and speed-up refer to it. `against`: differences and p-values do (for instance the same student
     trained without the teacher). `student`: whose numbers stand on top; if not given, the system called `student`.
     `latency_items`: sources that are timed, all systems in turns, so they must be in memory together; 0 measures
-    neither latency nor memory. `fidelity_items`: records whose targets every model in memory reads, for its loss,
-    calibration and nearness to the teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`,
+    neither latency nor memory. `load`: at which batch sizes throughput, energy and price are measured on them.
+    `fidelity_items`: records whose targets every model in memory reads, for loss, calibration and nearness to the
+    teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`,
     `embedder`: the pattern and the model that some go by. `outputs_folder` keeps `NAME.jsonl` after every few batches,
     and what is there already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`;
     `auto` goes by the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not
@@ -84,12 +87,14 @@ def evaluate_systems(
         columns[name] = produce_outputs(system, records, rouge=rouge, path=path, done=steps.part(name), **limits)
     sources = [record.source for record in records]
     counted = {name: [metric.count(outputs) for metric in chosen] for name, outputs in columns.items()}
-    scores = score_systems(counted, against=against, seed=seed, resamples=resamples)
     read, remarks = _examine(systems, records, fidelity_items, teacher, max_new_tokens, seed, steps)
-    for name, found in score_systems(read, against=against, seed=seed, resamples=resamples).items():
-        scores[name] |= found
+    drawing: dict[str, Any] = {"against": against, "seed": seed, "resamples": resamples}
+    of_texts, of_rows = score_systems(counted, **drawing), score_systems(read, **drawing)
+    scores = {name: of_texts.get(name, {}) | of_rows.get(name, {}) for name in systems}
     timed = {name: system for name, system in systems.items() if not isinstance(system, GivenOutputs)}
-    costs = measure_costs(timed, sources, items=latency_items, seed=seed, done=steps.part("latency"), **limits)
+    costs = measure_costs(
+        timed, sources, items=latency_items, load=load, seed=seed, done=steps.part("latency"), **limits
+    )
     signature = rouge.signature("rougeL", (len(record.targets) for record in records))
     view = _View(columns, scores, costs, signature, teacher, against, seed, resamples)
     results = tuple(view.result(name, system) for name, system in systems.items())
@@ -208,7 +213,8 @@ class _View:
         if cost is None:
             return {}
         return {
-            "latency": latency.latency_of(cost.milliseconds, seed=self.seed),
+            "latency": latency.latency_of(cost.milliseconds, first_token=cost.first_token, seed=self.seed),
+            "loads": cost.loads,
             "peak_memory_bytes": cost.peak_memory_bytes,
         }
 

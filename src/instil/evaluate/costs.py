@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from instil.evaluate.latency import measure_latency, spread
+from instil.evaluate.load import NO_LOAD, Load, LoadPlan, measure_loads
 from instil.evaluate.memory import added_memory
 
 if TYPE_CHECKING:
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Milliseconds for each timed source at batch 1, and the bytes of weights and of generating together."""
+    """Milliseconds for each timed source at batch 1, and for one token of it; the bytes of weights and of generating
+    together; and what comes of several batch sizes."""
 
     milliseconds: tuple[float, ...]
+    first_token: tuple[float, ...]
     peak_memory_bytes: int | None
+    loads: tuple[Load, ...] = ()
 
 
 def measure_costs(
@@ -30,12 +34,14 @@ def measure_costs(
     batch_size: int,
     items: int,
     seed: int,
+    load: LoadPlan = NO_LOAD,
     done: Callable[[int], object] | None = None,
 ) -> dict[str, Cost]:
     """Latency over `items` of `sources` drawn by `seed`; memory over the `batch_size` longest of these.
 
     Memory comes first, one system after the other, so that its measuring does not disturb the clock; it also warms up.
-    `done` is told how many answers were timed so far. An empty result when `items` is 0.
+    `load`: what else is measured over these sources. `done` is told how many answers were timed so far, without those
+    of one token and of batches. An empty result when `items` is 0.
     """
     if not items or not systems:
         return {}
@@ -51,7 +57,9 @@ def measure_costs(
             done(count)
 
     times = measure_latency(systems, drawn, max_new_tokens=max_new_tokens, after_each=after_each)
-    return {name: Cost(tuple(times[name]), peaks[name]) for name in systems}
+    first = measure_latency(systems, drawn, max_new_tokens=1, warm_up=1)
+    loads = measure_loads(systems, drawn, load, max_new_tokens=max_new_tokens)
+    return {name: Cost(tuple(times[name]), tuple(first[name]), peaks[name], loads[name]) for name in systems}
 
 
 def _peak(system: Generator, sources: Sequence[str], max_new_tokens: int, batch_size: int) -> int | None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from instil.core import manifest
 from instil.evaluate.examples import Examples
 from instil.evaluate.latency import Latency
+from instil.evaluate.load import Load
 from instil.evaluate.metric import Score
 from instil.evaluate.significance import Interval
 from instil.evaluate.slices import Slice
@@ -40,6 +41,7 @@ class SystemResult(BaseModel):
     peak_memory_bytes: int | None = Field(
         default=None, description="weights + what generating adds for the longest sources at the batch size"
     )
+    loads: tuple[Load, ...] = Field(default=(), description="throughput, energy and price by batch size")
     retention: Interval | None = Field(default=None, description="rougeL over the teacher's, a ratio")
     speedup: Interval | None = Field(default=None, description="the teacher's p50 over this p50, a ratio")
     difference: Interval | None = Field(default=None, description="rougeL minus that of `against`, in points")
@@ -66,6 +68,8 @@ class SystemResult(BaseModel):
         timing = {
             "latency_ms_p50": self.latency_ms_p50,
             "latency_ms_p95": self.latency_ms_p95,
+            "latency_ms_p99": self.latency.p99.value if self.latency and self.latency.p99 else None,
+            "first_token_ms": self.latency.first_token.value if self.latency and self.latency.first_token else None,
             "latency_ms_p50_interval": self.latency.p50.model_dump() if self.latency else None,
             "latency_items": len(self.latency.milliseconds) if self.latency else 0,
         }

@@ -271,6 +271,7 @@ def _say_stage(name: str, artifact: Any, as_json: bool, following: str) -> None:
 def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
     from instil.core import console
     from instil.run import report
+    from instil.run.metric_table import metric_table
     from instil.run.pipeline import SUMMARY_NAME
 
     comparison, place = pipeline.publish(next_command)
@@ -286,6 +287,8 @@ def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
     from rich.console import Console
 
     Console().print(report.terminal_table(comparison))
+    if (table := metric_table(comparison)) is not None:
+        Console().print(table)
     for remark in comparison.remarks:
         console.say(f"note: {remark}")
     print(f"Report: {place}\nNext, for your own data: {next_command}")

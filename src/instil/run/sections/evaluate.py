@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from instil.core.config import Config
 from instil.data.prompts import Prompt
@@ -50,6 +58,9 @@ class EvaluateConfig(Config):
     """What is measured: the first `items` of `split` (all when not given), outputs of at most `max_new_tokens` by beam
     search over `beams`, latency over `latency_items` of them; where there are several tasks, of `task`.
 
+    `batch_sizes`: throughput is measured at each, with the energy that an answer takes (counted by the processor, told
+    by codecarbon, or estimated from the `watts` that the machine draws) and the price of a million written tokens where
+    the machine costs `usd_per_hour`.
     `metrics`: what the outputs are judged by, beside ROUGE-1, -2 and -L, which always are (docs/metrics.md).
     `answer`: the pattern whose last match in a text, or that match's first group, is its answer, for `accuracy`.
     `embedder`: the folder of a model on this machine that `embedding_similarity` reads texts with.
@@ -65,6 +76,9 @@ class EvaluateConfig(Config):
     beams: PositiveInt = 1
     batch_size: PositiveInt = 16
     latency_items: PositiveInt = 30
+    batch_sizes: tuple[PositiveInt, ...] = ()
+    watts: PositiveFloat | None = None
+    usd_per_hour: PositiveFloat | None = None
     metrics: tuple[MetricName, ...] = DEFAULT_METRICS
     answer: str | None = None
     embedder: str | None = None

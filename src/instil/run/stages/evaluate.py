@@ -12,6 +12,7 @@ from instil.core.protocol import Generator
 from instil.data.records import Record
 from instil.evaluate.baselines import baselines_of
 from instil.evaluate.compare import evaluate_systems, total_steps
+from instil.evaluate.load import LoadPlan
 from instil.evaluate.results import Comparison
 from instil.models.generation import TransformersGenerator
 from instil.models.loading import LoadedModel, to_accelerator
@@ -99,6 +100,7 @@ def examine(
             systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
             against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,
             student=STUDENT if STUDENT in systems else None, latency_items=section.latency_items,
+            load=LoadPlan(batch_sizes=section.batch_sizes, watts=section.watts, usd_per_hour=section.usd_per_hour),
             fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer,
             embedder=section.embedder, advance=advance, outputs_folder=folder / OUTPUTS_NAME,
         )  # fmt: skip
