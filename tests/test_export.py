@@ -25,7 +25,7 @@ from instil.export.student import Student, open_student
 
 PROBES = [Probe(f"probe number {number} is {number * number}", ("a reference",)) for number in range(4)]
 PROMPT = Prompt(kind="template", text="Say: {source} =")
-NEAR = {"ctranslate2": 1e-3, "gguf": 1e-3, "hf": 1e-3, "onnx": 1e-3, "openvino": 1e-3}
+NEAR = {"ctranslate2": 1e-3, "gguf": 1e-3, "hf": 1e-3, "openvino": 1e-3}
 
 
 def save(model: Any, folder: Path) -> Path:
@@ -57,6 +57,8 @@ CASES = [
     *(("ctranslate2", name) for name in ("t5", "t5_gated", "bart", "marian", "pegasus")),
     *(("ctranslate2", name) for name in ("llama", "gemma3", "qwen3", "phi3", "gptj", "gpt2")),
     *(("gguf", name) for name in ("llama", "gemma3", "qwen2", "qwen3", "phi3", "gpt2", "smollm3")),
+    ("openvino", "llama"),
+    *(pytest.param("openvino", name, marks=pytest.mark.slow) for name in ("t5", "bart", "gemma3", "qwen3")),
     ("hf", "t5"),
     ("hf", "llama"),
 ]

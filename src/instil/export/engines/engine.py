@@ -107,3 +107,37 @@ class Engine:
     def trace(self, prompt: list[int], max_new_tokens: int) -> Trace:
         """One text step by step, with nothing forced or forbidden."""
         raise NotImplementedError
+
+
+class StepwiseEngine(Engine):
+    """An engine that is asked for one token at a time. A child says what follows a text."""
+
+    def following(self, prompt: list[int], read: list[int]) -> NDArray[Any]:
+        """Logits, shape `(V,)`, of the token behind what the decoder has `read`; `prompt` is what an encoder reads."""
+        raise NotImplementedError
+
+    def write(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
+        """The ids written behind each prompt, one prompt after the other."""
+        alphabet = self.sheet.alphabet
+        forced = [alphabet.first] if alphabet.first is not None else []
+        banned = [token for tokens in alphabet.never if len(tokens) == 1 for token in tokens]
+        found = [self._steps(prompt, max_new_tokens, forced, banned)[0] for prompt in prompts]
+        return [[token for token in written if token not in alphabet.ends] for written in found]
+
+    def trace(self, prompt: list[int], max_new_tokens: int) -> Trace:
+        """One text step by step."""
+        written, logits_TV = self._steps(prompt, max_new_tokens, [], [])
+        return most_probable(np.stack(logits_TV), written)
+
+    def _steps(
+        self, prompt: list[int], count: int, forced: list[int], banned: list[int]
+    ) -> tuple[list[int], list[NDArray[Any]]]:
+        alphabet = self.sheet.alphabet
+        before = prompt if self.sheet.kind == "decoder-only" else [alphabet.start or 0]
+        written, steps = list(forced), []
+        while len(written) < count and not (written and written[-1] in alphabet.ends):
+            logits_V = np.array(self.following(prompt, [*before, *written]))
+            logits_V[banned] = -np.inf
+            steps.append(logits_V)
+            written.append(int(logits_V.argmax()))
+        return written, steps

@@ -1,0 +1,28 @@
+"""OpenVINO, over an export that reads the whole text at each step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from instil.export.engines.engine import StepwiseEngine
+
+
+class OpenVinoEngine(StepwiseEngine):
+    """An export to OpenVINO, computed in 32 bits."""
+
+    weights = ("model.bin",)
+
+    def __init__(self, folder: Path, *, device: str = "CPU") -> None:
+        super().__init__(folder)
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        self._model = openvino.Core().compile_model(folder / "model.xml", device, exact)
+
+    def following(self, prompt: list[int], read: list[int]) -> Any:
+        """Logits of the token behind `read`."""
+        given = [read] if self.sheet.kind == "decoder-only" else [prompt, read]
+        (logits_BTV,) = self._model([np.array([ids]) for ids in given]).values()
+        return logits_BTV[0, -1]
