@@ -83,10 +83,10 @@ class Served:
 
 
 @contextmanager
-def served(name: str, spec: ModelSpec, threads: int | None, **options: Any) -> Iterator[Served]:
+def served(name: str, spec: ModelSpec, threads: int | None, *, queue: int = 64, **options: Any) -> Iterator[Served]:
     """A server over one model, without a cache, until the block ends."""
     config = ServeConfig(
-        models=(spec,), limits=Limits(cache_mb=0, queue=64, deadline_s=600), port=0,
+        models=(spec,), limits=Limits(cache_mb=0, queue=queue, deadline_s=600), port=0,
         options=EngineOptions(threads=threads, context=512, **options),
     )  # fmt: skip
     service = Service(config, say=lambda _: None)
