@@ -22,8 +22,6 @@ from benchmarks.serving_parts import Served, exports_of, quality, served, source
 from instil.core import console, units
 
 LEVELS = (1, 4, 16)
-MOST = 32
-"""New tokens of an answer at most, as in the quickstart."""
 
 
 @dataclass(frozen=True, slots=True)

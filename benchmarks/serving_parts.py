@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from instil.data.records import Record
 from instil.evaluate.rouge import Rouge, tokenizer_for
 from instil.export.parity import Probe
 from instil.export.publish import export_student
@@ -83,10 +84,10 @@ class Served:
 
 
 @contextmanager
-def served(name: str, spec: ModelSpec, threads: int | None, **options: Any) -> Iterator[Served]:
+def served(name: str, spec: ModelSpec, threads: int | None, *, queue: int = 64, **options: Any) -> Iterator[Served]:
     """A server over one model, without a cache, until the block ends."""
     config = ServeConfig(
-        models=(spec,), limits=Limits(cache_mb=0, queue=64, deadline_s=600), port=0,
+        models=(spec,), limits=Limits(cache_mb=0, queue=queue, deadline_s=600), port=0,
         options=EngineOptions(threads=threads, context=512, **options),
     )  # fmt: skip
     service = Service(config, say=lambda _: None)
@@ -114,15 +115,16 @@ def stage_of(run: Path, name: str) -> Path:
     return run / summary["stages"][name]
 
 
-def records_of(run: Path, count: int) -> list[dict[str, Any]]:
+def records_of(run: Path, count: int) -> list[Record]:
     """The first test records of a run."""
-    lines = (stage_of(run, "data") / "test.jsonl").read_text(encoding="utf8").splitlines()
-    return [json.loads(line) for line in lines[:count]]
+    lines = (stage_of(run, "data") / "test.jsonl").read_text(encoding="utf8").split("\n")
+    rows = [json.loads(line) for line in lines[:count] if line]
+    return [Record(row["id"], row["source"], tuple(row.get("targets") or [row["target"]])) for row in rows]
 
 
 def sources_of(run: Path, count: int) -> list[str]:
     """The first sources of a run's test set."""
-    return [record["source"] for record in records_of(run, count)]
+    return [record.source for record in records_of(run, count)]
 
 
 def merged_teacher(run: Path, scratch: Path) -> Student:
@@ -141,7 +143,7 @@ def merged_teacher(run: Path, scratch: Path) -> Student:
 
 
 def _export(student: Student, scratch: Path, target: Any, precision: str, run: Path, probes: int) -> str:
-    found = [Probe(record["source"], tuple(record["targets"])) for record in records_of(run, probes)]
+    found = [Probe(record.source, record.targets) for record in records_of(run, probes)]
     out = scratch / f"{student.name}-{target}-{precision}"
     if not out.exists():
         export_student(student, target, out, precision=precision, probes=found)
@@ -164,13 +166,13 @@ def exports_of(run: Path, scratch: Path, *, quick: bool) -> dict[str, ModelSpec]
 def quality(run: Path, places: Places, count: int) -> dict[str, float]:
     """Mean ROUGE-L of the student's texts, on each engine, in percent."""
     records = records_of(run, count)
-    rouge = Rouge(tokenizer=tokenizer_for(text for record in records for text in record["targets"]))
+    rouge = Rouge(tokenizer=tokenizer_for(text for record in records for text in record.targets))
     found = {}
     for name, spec in places.items():
         if name.startswith("student"):
             with served(name, spec, None) as system:
-                texts = [system.answer(record["source"])[0] for record in records]
-            scores = [rouge.score(text, record["targets"]).rougeL for text, record in zip(texts, records, strict=True)]
+                texts = [system.answer(record.source)[0] for record in records]
+            scores = [rouge.score(text, record.targets).rougeL for text, record in zip(texts, records, strict=True)]
             found[name] = sum(scores) / len(scores)
     return found
 

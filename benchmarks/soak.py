@@ -26,6 +26,8 @@ from instil.data.synopsis import load
 from instil.run.servable import specs_of
 
 _LOAD = 2.0
+_QUEUE = 24
+"""Short, so that it is soon full."""
 _PAGE = 4096
 _LOOK_EVERY_S = 1.0
 
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     texts = list(dict.fromkeys(record.source[:1000] for record in load("test")[: options.texts]))
-    with served("soak", specs_of([options.model])[0], options.threads) as system:
+    with served("soak", specs_of([options.model])[0], options.threads, queue=_QUEUE) as system:
         found = soak(system, texts, options.seconds)
     if options.json:
         console.emit_json(found)

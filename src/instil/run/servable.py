@@ -92,7 +92,7 @@ def _of_stage(folder: Path, name: str) -> ModelSpec:
 
 def _of_export(folder: Path, name: str) -> ModelSpec:
     sheet = read_sheet(folder)
-    most = {} if sheet.target_limit is None else {"max_new_tokens": sheet.target_limit}
+    most: dict[str, Any] = {} if sheet.target_limit is None else {"max_new_tokens": sheet.target_limit}
     return ModelSpec(name=name, ref=str(folder), prompt=sheet.prompt, max_source_tokens=sheet.source_limit, **most)
 
 

@@ -20,7 +20,8 @@ def cards(found: Sequence[tuple[ServedModel, Shown]]) -> str:
 def _card(model: ServedModel, shown: Shown, first: Shown | None) -> str:
     facts = model.engine.facts
     head = f'<header><h3>{escape(model.name)}</h3><span class="engine">{escape(facts.name)}</span></header>'
-    return f'<article class="card">{head}{_body(shown)}{_numbers(model, shown)}{_difference(shown, first)}</article>'
+    parts = (head, _body(shown), _remarks(shown), _numbers(model, shown), _difference(shown, first))
+    return f'<article class="card">{"".join(parts)}</article>'
 
 
 def _body(shown: Shown) -> str:
@@ -31,7 +32,7 @@ def _body(shown: Shown) -> str:
     if shown.waiting:
         return '<p class="quiet">Its turn comes …</p>'
     caret = "" if shown.answer else '<span class="caret"></span>'
-    return f'<p class="text" dir="auto">{escape(shown.text)}{caret}</p>{_remarks(shown)}'
+    return f'<p class="text" dir="auto">{escape(shown.text)}{caret}</p>'
 
 
 def _remarks(shown: Shown) -> str:

@@ -39,7 +39,7 @@ def compare_tab(service: Service, examples: Sequence[str]) -> None:
         return _one(service, model, text, int(tokens))
 
     asking = gr.on([run.click, source.submit], compare, [source, chosen, limit], shown, api_name="compare")
-    stop.click(None, cancels=[asking], api_name=False)
+    stop.click(None, cancels=[asking], api_visibility="private")
     gr.api(write_text, api_name="write")
     if examples:
         _examples(examples, source)
@@ -51,7 +51,7 @@ def _examples(examples: Sequence[str], source: gr.Textbox) -> None:
         components=[gr.Textbox(visible=False)], samples=[[label] for label in labels], label="From the test set",
         type="index", samples_per_page=5,
     )  # fmt: skip
-    offered.click(lambda index: examples[index], offered, source, api_name=False)
+    offered.click(lambda index: examples[index], offered, source, api_visibility="private")
 
 
 def _label(text: str) -> str:

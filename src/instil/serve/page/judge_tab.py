@@ -31,10 +31,10 @@ def judge_tab(kept: Judgements | None) -> None:
         buttons = [gr.Button(label, interactive=False, min_width=100) for label in _LABELS]
     standing = gr.HTML(_standing(kept), padding=False)
     outputs = [pair, at, *buttons, standing]
-    gr.on([begin.click, judge.submit], lambda name: _next(kept, name), judge, outputs, api_name=False)
+    gr.on([begin.click, judge.submit], lambda name: _next(kept, name), judge, outputs, api_visibility="private")
     choices: tuple[Choice, ...] = ("left", "tie", "right")
     for button, choice in zip(buttons, choices, strict=True):
-        button.click(_answering(kept, choice), [judge, at], outputs, api_name=False)
+        button.click(_answering(kept, choice), [judge, at], outputs, api_visibility="private")
 
 
 def _answering(kept: Judgements, choice: Choice) -> Any:
