@@ -27,7 +27,7 @@ import yaml
 
 from instil.core import console, publish
 from instil.core.errors import ConfigError
-from instil.run.compare import Plan, read_plan
+from instil.run.compare.compare import Plan, read_plan
 from instil.run.methods import all_methods
 from instil.run.quiet import quiet_libraries
 from instil.run.stages.compare import read_ways, run_compare

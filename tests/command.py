@@ -20,7 +20,8 @@ from typing import Any
 
 LIMIT_SECONDS = 300.0
 _IMPORTS = (
-    "instil.run.cli", "instil.run.pipeline", "instil.run.report", "peft", "rouge_score.rouge_scorer", "torch._dynamo",
+    "instil.run.cli", "instil.run.pipeline", "instil.run.report.report", "peft", "rouge_score.rouge_scorer",
+    "torch._dynamo",
     "torch.utils.tensorboard", "transformers.generation.utils", "transformers.models.llama.modeling_llama",
     "transformers.models.t5.modeling_t5",
 )  # fmt: skip

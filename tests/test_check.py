@@ -14,8 +14,8 @@ from golden import BROKEN, Broken
 from harm import sound, taught
 from instil.core.errors import ConfigError
 from instil.models.wheels import cache_folder
-from instil.run import check as checking
-from instil.run.check import Checked, check, chosen_groups
+from instil.run.check import check as checking
+from instil.run.check.check import Checked, check, chosen_groups
 from instil.run.pipeline import Pipeline
 from instil.run.recipe_file import read_recipe
 

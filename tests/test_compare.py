@@ -13,7 +13,7 @@ import yaml
 from command import instil
 from instil.core.errors import ConfigError
 from instil.evaluate.ways import compared, difference_interval, score_interval
-from instil.run.compare import read_plan
+from instil.run.compare.compare import read_plan
 from project import project
 
 WAYS = {"fine-tuned": {"distil.alpha": 0}, "distilled": {}, "lora": {"distil.adapt": {"kind": "lora", "rank": 2}}}

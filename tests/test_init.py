@@ -24,9 +24,9 @@ from instil.core.config import parse
 from instil.core.errors import ConfigError, DataError
 from instil.data.load import load_splits
 from instil.models.wheels import WHEELS
-from instil.run.init import InitAnswers, InitResult, Seen, draft_recipe, init_command, inspect_data
-from instil.run.init_answers import BUILT_IN_TEACHER, TASKS
-from instil.run.init_data import MOST_RECORDS, ColumnSeen, estimated_tokens
+from instil.run.init.answers import BUILT_IN_TEACHER, TASKS
+from instil.run.init.data import MOST_RECORDS, ColumnSeen, estimated_tokens
+from instil.run.init.init import InitAnswers, InitResult, Seen, draft_recipe, init_command, inspect_data
 from instil.run.recipe import Recipe
 from instil.run.recipe_file import read_recipe
 
@@ -310,7 +310,7 @@ def test_a_teacher_of_ones_own(folder: Path) -> None:
 def test_questions_on_a_terminal() -> None:
     jsonl("pairs.jsonl", ROWS)
     code = (
-        "from pathlib import Path; from instil.run.init import init_command;"
+        "from pathlib import Path; from instil.run.init.init import init_command;"
         "print(init_command(None, out=Path('r.yaml'), teacher='wheel:smollm2-135m-instruct').next_command)"
     )
     own, theirs = pty.openpty()

@@ -7,7 +7,7 @@ from rich.console import Console
 from instil.data.records import Record
 from instil.evaluate.baselines import FirstWords, Lead1
 from instil.evaluate.compare import evaluate_systems
-from instil.run.metric_table import metric_table
+from instil.run.report.metric_table import metric_table
 
 RECORDS = [Record(str(i), f"Tool {i} has 12 parts. More follows.", (f"tool {i} of parts",)) for i in range(12)]
 

@@ -29,7 +29,7 @@ from instil.plan.models import known_models
 from instil.plan.shape import parameters
 from instil.plan.stages import Stage
 from instil.plan.wish import Wish, read_count, read_hours, share_vocabulary, student_shape
-from instil.run.plan_plot import break_even_svg
+from instil.run.report.plan_plot import break_even_svg
 
 ROOT = Path(__file__).parents[1]
 ASKED = ("plan", "--teacher", "gemma-3-27b", "--student", "gemma-3-4b", "--examples", "50k")

@@ -25,7 +25,7 @@ from instil.models import preflight as model_checks
 from instil.models.family import Batch, family_of
 from instil.objectives.schedules import Schedule
 from instil.plan import preflight as figures
-from instil.run import environment
+from instil.run.check import environment
 from instil.train import preflight as train_checks
 from instil.train.config import Budget, LoopConfig
 

@@ -18,10 +18,10 @@ from instil.core.errors import StorageError
 from instil.evaluate import latency, significance
 from instil.evaluate.examples import Example, Examples
 from instil.evaluate.results import Comparison, SystemResult
-from instil.run import axes, charts, verdict
-from instil.run.markup import Markup, element
-from instil.run.report import terminal_table, write_report
-from instil.run.verdict import number
+from instil.run.report import axes, charts, verdict
+from instil.run.report.markup import Markup, element
+from instil.run.report.report import terminal_table, write_report
+from instil.run.report.verdict import number
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\" \x00\ud800"
 SIGNATURE = "rougeL|nrefs:1|case:lc|stem:yes|tok:rouge-score|version:0.1.2"

@@ -12,7 +12,7 @@ from instil.core.config import parse
 from instil.plan.answer import answer, lines
 from instil.plan.prices import built_in
 from instil.plan.wish import Wish
-from instil.run.plan_wish import read_wish_file
+from instil.run.commands.plan_wish import read_wish_file
 
 ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "docs" / "plan.md"

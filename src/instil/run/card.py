@@ -19,7 +19,7 @@ from instil.models.folders import UNKNOWN_LICENCE
 from instil.models.students.sizes import changes
 from instil.models.wheels import PREFIX, WHEELS
 from instil.run.recipe import Recipe
-from instil.run.report_markdown import markdown
+from instil.run.report.markdown import markdown
 
 if TYPE_CHECKING:
     from instil.evaluate.results import Comparison

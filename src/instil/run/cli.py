@@ -17,17 +17,17 @@ import typer
 
 import instil
 from instil.core.processes import is_first
-from instil.run.check_cli import check
-from instil.run.compare_cli import compare
-from instil.run.export_cli import export
-from instil.run.judge_cli import judge_app
-from instil.run.labels_cli import labels_app
-from instil.run.methods_cli import methods, teachers
-from instil.run.plan_cli import plan_app
+from instil.run.commands.check import check
+from instil.run.commands.compare import compare
+from instil.run.commands.export import export
+from instil.run.commands.judge import judge_app
+from instil.run.commands.labels import labels_app
+from instil.run.commands.methods import methods, teachers
+from instil.run.commands.plan import plan_app
+from instil.run.commands.search import search
+from instil.run.commands.serve import serve, serve_key
+from instil.run.commands.ui import ui
 from instil.run.quiet import quiet_libraries
-from instil.run.search_cli import search
-from instil.run.serve_cli import serve, serve_key
-from instil.run.ui_cli import ui
 
 app = typer.Typer(
     name="instil",
@@ -99,7 +99,7 @@ def init(
 ) -> None:
     """Write a commented recipe for your own file, after a few questions."""
     from instil.core import console
-    from instil.run.init import init_command
+    from instil.run.init.init import init_command
 
     made = init_command(
         data, out=out, source=source, target=target, task=task, teacher=teacher, minutes=minutes, name=name,
@@ -206,7 +206,7 @@ def evaluate(
     further = [*_systems("--outputs", outputs, "outputs"), *_systems("--endpoint", endpoint, "endpoint.url")]
     pipeline = _pipeline(recipe, [*(overrides or ()), *further])
     if probe:
-        from instil.run.probe_table import show_probe
+        from instil.run.report.probe_table import show_probe
 
         show_probe(pipeline.probe(), as_json, f"instil evaluate {recipe}")
     else:
@@ -234,7 +234,7 @@ def run(
     """Check, then run all stages, reusing what is finished, and write summary.json and report.html."""
     pipeline = _pipeline(recipe, overrides)
     if not no_check and is_first():
-        from instil.run.check import check_first
+        from instil.run.check.check import check_first
 
         check_first(pipeline)
     _show(pipeline, md, as_json, "instil init YOUR_FILE.jsonl")
@@ -270,9 +270,9 @@ def _say_stage(name: str, artifact: Any, as_json: bool, following: str) -> None:
 
 def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
     from instil.core import console
-    from instil.run import report
-    from instil.run.metric_table import metric_table
     from instil.run.pipeline import SUMMARY_NAME
+    from instil.run.report import report
+    from instil.run.report.metric_table import metric_table
 
     comparison, place = pipeline.publish(next_command)
     if as_json:
@@ -280,7 +280,7 @@ def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
         console.emit_json(summary | {"report": str(place), "next": next_command})
         return
     if md:
-        from instil.run.report_markdown import markdown
+        from instil.run.report.markdown import markdown
 
         print(markdown(comparison), end="")
         return

@@ -12,7 +12,7 @@ from instil.core.errors import InstilError
 from instil.evaluate.judgement import Judgements, pairs_of
 from instil.evaluate.outputs import load_outputs
 from instil.models.loading import locate
-from instil.run.report import REPORT_NAME
+from instil.run.report.report import REPORT_NAME
 from instil.run.servable import SUMMARY_NAME, teacher_ref
 from instil.serve.page.page import Around, PlanOf
 
@@ -72,8 +72,8 @@ def _plan(stages: Mapping[str, Path]) -> PlanOf | None:
 
     def plan(requests: str) -> tuple[str, str]:
         from instil.plan.answer import answer, lines
-        from instil.run.plan_plot import break_even_svg
-        from instil.run.plan_wish import wish_of
+        from instil.run.commands.plan_wish import wish_of
+        from instil.run.report.plan_plot import break_even_svg
 
         asked = {
             "teacher": str(locate(teacher).folder / "config.json"),

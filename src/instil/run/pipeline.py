@@ -153,7 +153,7 @@ class Pipeline:
 
     def publish(self, next_command: str) -> tuple[Comparison, Path]:
         """Writes `summary.json` and `report.html` from the evaluation; gives the comparison and the report's place."""
-        from instil.run import report
+        from instil.run.report import report
 
         comparison, place = read_comparison(self.evaluation), self.root / report.REPORT_NAME
         if not is_first():

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from instil.run.axes import across, drawing, frame, path, upwards
-from instil.run.markup import element
+from instil.run.report.axes import across, drawing, frame, path, upwards
+from instil.run.report.markup import element
 from instil.run.search.space import Candidate
 
 _STYLE = (

@@ -13,7 +13,7 @@ from instil.core.errors import StorageError
 from instil.evaluate.outputs import load_outputs
 from instil.evaluate.results import Comparison
 from instil.evaluate.ways import WayResult, Ways, compared, mean_of
-from instil.run.compare import Plan, Run
+from instil.run.compare.compare import Plan, Run
 from instil.run.stage import Artifact
 from instil.run.stages.evaluate import OUTPUTS_NAME, TEACHER, examine, read_comparison
 

@@ -13,10 +13,10 @@ from instil.models import preflight as model_checks
 from instil.models import preflight_tokens as token_checks
 from instil.models.loading import Reader
 from instil.models.served import Endpoint
-from instil.run import environment
-from instil.run.check_case import Case
-from instil.run.check_models import alignment, objective, teacher
-from instil.run.check_resources import resources
+from instil.run.check import environment
+from instil.run.check.case import Case
+from instil.run.check.models import alignment, objective, teacher
+from instil.run.check.resources import resources
 from instil.train import preflight as train_checks
 from instil.train.config import LoopConfig
 

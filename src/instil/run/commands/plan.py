@@ -53,7 +53,7 @@ def plan(
     if measure is not None:
         _measure(measure, as_json)
         return
-    from instil.run.plan_wish import wish_of
+    from instil.run.commands.plan_wish import wish_of
 
     numbers = {"source_tokens": source_tokens, "target_tokens": target_tokens, "epochs": epochs, "gpus": gpus}
     words = {"teacher": teacher, "student": student, "targets": targets, "cloud": cloud, "gpu": gpu, "grid": grid}
@@ -67,7 +67,7 @@ def plan(
     written = _write_job(found.choice, emit, out, run_recipe, vault) if emit else []
     if plot is not None:
         from instil.core import publish
-        from instil.run.plan_plot import break_even_svg
+        from instil.run.report.plan_plot import break_even_svg
 
         publish.write_text(plot, break_even_svg(found.paying))
     _show(found, as_json, written)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from instil.core import units
-from instil.run.report_parts import milliseconds
-from instil.run.roles import reading_order, spoken
-from instil.run.verdict import headline, number, span
+from instil.run.report.parts import milliseconds
+from instil.run.report.roles import reading_order, spoken
+from instil.run.report.verdict import headline, number, span
 
 if TYPE_CHECKING:
     from instil.evaluate.results import Comparison, SystemResult

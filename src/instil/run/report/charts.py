@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from instil.run import axes
-from instil.run.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, apart, drawing, frame, path
-from instil.run.markup import Child, Markup, element, joined
-from instil.run.roles import Role, role_of, spoken
+from instil.run.report import axes
+from instil.run.report.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, apart, drawing, frame, path
+from instil.run.report.markup import Child, Markup, element, joined
+from instil.run.report.roles import Role, role_of, spoken
 
 if TYPE_CHECKING:
     from instil.evaluate.results import Comparison

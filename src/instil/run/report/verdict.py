@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from instil.core import units
-from instil.run.roles import spoken
+from instil.run.report.roles import spoken
 
 if TYPE_CHECKING:
     from instil.evaluate.results import Comparison, SystemResult

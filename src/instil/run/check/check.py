@@ -15,8 +15,8 @@ from instil.core.errors import ConfigError, InstilError
 from instil.core.fingerprint import fingerprint
 from instil.core.manifest import versions
 from instil.core.problems import Grade, Problem
-from instil.run.check_case import Case
-from instil.run.check_groups import GROUPS
+from instil.run.check.case import Case
+from instil.run.check.groups import GROUPS
 from instil.run.pipeline import Pipeline
 from instil.run.recipe import Recipe
 from instil.run.stages.data import content

@@ -15,9 +15,9 @@ from instil.core.config import parse
 from instil.core.errors import ConfigError, storage_error
 from instil.data.preflight import preflight
 from instil.models.wheels import PREFIX, find_wheel
-from instil.run.init_answers import QUESTIONS, InitAnswers, ask, check_all, guess, prompt
-from instil.run.init_data import Seen, inspect_data
-from instil.run.init_template import MOST_SOURCE, MOST_TARGET, base_of, draft_recipe, train_limit
+from instil.run.init.answers import QUESTIONS, InitAnswers, ask, check_all, guess, prompt
+from instil.run.init.data import Seen, inspect_data
+from instil.run.init.template import MOST_SOURCE, MOST_TARGET, base_of, draft_recipe, train_limit
 from instil.run.recipe import Recipe
 
 __all__ = ["InitAnswers", "InitResult", "Seen", "ask", "draft_recipe", "init_command", "inspect_data"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instil.run.serve_cli import Device, Engine, Models, Threads
+from instil.run.commands.serve import Device, Engine, Models, Threads
 
 
 def ui(
@@ -24,8 +24,8 @@ def ui(
 
     from instil.core import console
     from instil.core.config import parse
+    from instil.run.commands.serve import require
     from instil.run.servable import is_run, specs_of
-    from instil.run.serve_cli import require
     from instil.serve.config import ServeConfig
 
     require("ui", "gradio", "prometheus_client")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instil.core import publish, units
-from instil.run import charts, report_parts, slice_charts
-from instil.run.markup import Child, Markup, element
-from instil.run.report_parts import milliseconds
-from instil.run.roles import reading_order, role_of, spoken
-from instil.run.verdict import headline, key_figures, number
+from instil.run.report import charts, slice_charts
+from instil.run.report import parts as report_parts
+from instil.run.report.markup import Child, Markup, element
+from instil.run.report.parts import milliseconds
+from instil.run.report.roles import reading_order, role_of, spoken
+from instil.run.report.verdict import headline, key_figures, number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +64,7 @@ def page(title: str, body: Markup) -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", title),
-        element("style", Markup(resources.files("instil.run").joinpath("report.css").read_text("utf8"))),
+        element("style", Markup(resources.files("instil.run.report").joinpath("report.css").read_text("utf8"))),
     )
     return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
 

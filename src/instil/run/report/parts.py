@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from instil.core import units
-from instil.run.charts import mark, whisker
-from instil.run.markup import Markup, element, joined
-from instil.run.roles import reading_order, role_of, spoken
-from instil.run.verdict import Figure, number, p_words, span
+from instil.run.report.charts import mark, whisker
+from instil.run.report.markup import Markup, element, joined
+from instil.run.report.roles import reading_order, role_of, spoken
+from instil.run.report.verdict import Figure, number, p_words, span
 
 if TYPE_CHECKING:
     from instil.evaluate.examples import Example

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from instil.core import units
-from instil.run.verdict import CHANCE, number, p_words, span
+from instil.run.report.verdict import CHANCE, number, p_words, span
 
 if TYPE_CHECKING:
     from instil.evaluate.ways import WayResult, Ways

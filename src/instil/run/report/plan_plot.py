@@ -6,8 +6,8 @@ import math
 
 from instil.core.errors import ConfigError
 from instil.plan.breakeven import BreakEven
-from instil.run.axes import LEFT, across, drawing, frame, path, upwards
-from instil.run.markup import element
+from instil.run.report.axes import LEFT, across, drawing, frame, path, upwards
+from instil.run.report.markup import element
 
 _STYLE = (
     "text{font:12px sans-serif;fill:#333} line{stroke:#ccc} path{fill:none;stroke-width:2.5} .teacher{stroke:#b3541e} "

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from instil.run import axes
-from instil.run.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, drawing, frame, path
-from instil.run.charts import LATENCY, legend, mark
-from instil.run.markup import Markup, element
-from instil.run.roles import Role, role_of, spoken
+from instil.run.report import axes
+from instil.run.report.axes import BOTTOM, LEFT, RIGHT, TOP, Scale, drawing, frame, path
+from instil.run.report.charts import LATENCY, legend, mark
+from instil.run.report.markup import Markup, element
+from instil.run.report.roles import Role, role_of, spoken
 
 if TYPE_CHECKING:
     from instil.evaluate.results import Comparison

@@ -12,9 +12,9 @@ from instil.models.loading import count_bytes, count_parameters
 from instil.plan import preflight as figures
 from instil.plan.configs import shape_of_config
 from instil.plan.shape import Shape, parameters
-from instil.run import environment
-from instil.run.check_case import Case
-from instil.run.check_step import Step
+from instil.run.check import environment
+from instil.run.check.case import Case
+from instil.run.check.step import Step
 from instil.run.measure import whole_steps
 from instil.run.sections.distil import DistilConfig
 from instil.train.config import LoopConfig

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from instil.core import publish, units
 from instil.evaluate.significance import Interval
-from instil.run.charts import LATENCY, Dot, against_quality, mark
-from instil.run.compare_words import told
-from instil.run.markup import Markup, element
-from instil.run.report import figure, page, section
-from instil.run.report_markdown import table
-from instil.run.report_parts import milliseconds
-from instil.run.roles import Role
-from instil.run.verdict import number, p_words, span
+from instil.run.compare.words import told
+from instil.run.report.charts import LATENCY, Dot, against_quality, mark
+from instil.run.report.markdown import table
+from instil.run.report.markup import Markup, element
+from instil.run.report.parts import milliseconds
+from instil.run.report.report import figure, page, section
+from instil.run.report.roles import Role
+from instil.run.report.verdict import number, p_words, span
 
 if TYPE_CHECKING:
     from rich.table import Table

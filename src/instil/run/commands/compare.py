@@ -24,12 +24,12 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train a student in several ways for the same budget, and tell which is worth it: quality, time, size, speed."""
-    from instil.run.compare import read_plan
+    from instil.run.compare.compare import read_plan
 
     plan = read_plan(comparison, overrides or ())
     from instil.core import console, publish
-    from instil.run import compare_report
-    from instil.run.compare_words import told
+    from instil.run.compare import report as compare_report
+    from instil.run.compare.words import told
     from instil.run.stages.compare import WAYS_NAME, read_ways, run_compare
 
     artifact = run_compare(plan)

@@ -16,7 +16,7 @@ from instil.core.console import say
 from instil.core.errors import ConfigError, ModelError
 from instil.data.problems import brief, closest
 from instil.models.wheels import PREFIX, find_wheel
-from instil.run.init_data import ColumnSeen, Seen, guess_columns
+from instil.run.init.data import ColumnSeen, Seen, guess_columns
 
 Task = Literal["summarise", "translate", "answer", "data-to-text", "other"]
 TASKS: tuple[Task, ...] = get_args(Task)

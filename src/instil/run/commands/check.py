@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from instil.run.check import Checked
+    from instil.run.check.check import Checked
 
 _STYLES = {"fail": "bold red", "warn": "yellow", "info": "dim"}
 
@@ -35,7 +35,7 @@ def check(
     from instil.run.recipe_file import read_recipe
 
     loaded = read_recipe(recipe, tuple(overrides or ()))
-    from instil.run import check as checking
+    from instil.run.check import check as checking
 
     groups = checking.chosen_groups(only)
     found = checking.check(loaded, Path(), groups=groups, sample=records or checking.SAMPLE, quick=quick)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from instil.run.markup import Child, Markup, element
+from instil.run.report.markup import Child, Markup, element
 
 WIDTH, HEIGHT = 480.0, 320.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 464.0, 16.0, 262.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from instil.run.roles import reading_order, spoken
-from instil.run.verdict import number, span
+from instil.run.report.roles import reading_order, spoken
+from instil.run.report.verdict import number, span
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -18,8 +18,8 @@ from instil.labels.completions import read_completions
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.models.loading import LoadedModel, to_accelerator
-from instil.run.check_case import Case
-from instil.run.check_step import Untrained, logits_of
+from instil.run.check.case import Case
+from instil.run.check.step import Untrained, logits_of
 from instil.run.stages.label import completions_file
 from instil.train import preflight as train_checks
 

@@ -12,8 +12,8 @@ from string import Template
 import yaml
 
 from instil.models.wheels import PREFIX, WHEELS
-from instil.run.init_answers import BUILT_IN_TEACHER, InitAnswers
-from instil.run.init_data import ColumnSeen, Seen, place_of
+from instil.run.init.answers import BUILT_IN_TEACHER, InitAnswers
+from instil.run.init.data import ColumnSeen, Seen, place_of
 
 MOST_SOURCE, MOST_TARGET = 448, 256
 _PROMPT_TOKENS = 64

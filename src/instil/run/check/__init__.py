@@ -1,0 +1,1 @@
+"""`instil check`: every room's preflight put together, before anything is spent."""

@@ -1,0 +1,1 @@
+"""`instil compare`: several ways to come by one student."""

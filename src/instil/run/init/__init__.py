@@ -1,0 +1,1 @@
+"""`instil init`: a recipe for the user's own file."""
