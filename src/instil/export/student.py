@@ -18,7 +18,6 @@ from instil.models.generation import ALPHABET, TransformersGenerator
 from instil.models.loading import LoadedModel, count_parameters, load_model
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 _MODEL, _RECIPE = "model", "recipe.yaml"
@@ -70,9 +69,7 @@ class Student:
             return logits_TV.float().log_softmax(-1)
 
 
-def open_student(
-    folder: Path, *, prompt: Prompt | None = None, source_limit: int | None = None, dtype: torch.dtype | None = None
-) -> Student:
+def open_student(folder: Path, *, prompt: Prompt | None = None, source_limit: int | None = None) -> Student:
     """The student in `folder`: of a stage (whose recipe.yaml tells prompt and limits), an export to transformers, or
     any folder that transformers can load. What is given goes over what is found.
 
@@ -82,7 +79,7 @@ def open_student(
         raise ModelError(f"{folder}: no such folder; give a stage's folder such as runs/NAME/distil-..., or a model's")
     found, limits = _known(folder)
     place = folder / _MODEL if (folder / _MODEL).is_dir() else folder
-    loaded = load_model(str(place)) if dtype is None else load_model(str(place), dtype=dtype)
+    loaded = load_model(str(place))
     return Student(
         name=folder.resolve().name, loaded=loaded, prompt=prompt or found,
         source_limit=source_limit or limits.get("source"), target_limit=limits.get("target"),
