@@ -17,6 +17,7 @@ from rich.console import Console
 from instil.core.errors import StorageError
 from instil.evaluate import latency, significance
 from instil.evaluate.examples import Example, Examples
+from instil.evaluate.metric import Score
 from instil.evaluate.results import Comparison, SystemResult
 from instil.run.report import axes, charts, verdict
 from instil.run.report.markup import Markup, element
@@ -189,6 +190,19 @@ def test_whole_report(tmp_path: Path) -> None:
     assert outline.names.count("svg") > 4
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert len(page) < 300_000
+
+
+def test_further_metrics_stand_on_the_page(tmp_path: Path) -> None:
+    score = Score(
+        value=41.26, low=39.0, high=43.9, n=ITEMS, unit="%", better="higher", signature="chrF2", difference=None,
+        p_value=0.002, p_adjusted=0.004,
+    )  # fmt: skip
+    systems = tuple(
+        one.model_copy(update={"metrics": {"chrf": score}}) if one.name == "student" else one
+        for one in a_comparison().systems
+    )
+    words = " ".join(_outline(a_report(tmp_path, a_comparison(systems=systems))).words)
+    assert "More metrics" in words and "chrf, % ↑" in words and "41.3*" in words and "39.0 to 43.9" in words
 
 
 def test_it_needs_nothing_from_outside(tmp_path: Path) -> None:

@@ -69,11 +69,10 @@ def evaluate_systems(
     `latency_items`: sources that are timed, all systems in turns, so they must be in memory together; 0 measures
     neither latency nor memory. `load`: at which batch sizes throughput, energy and price are measured on them.
     `fidelity_items`: records whose targets every model in memory reads, for loss, calibration and nearness to the
-    teacher. `metrics`: what else outputs are judged by (metrics/choose.py); `answer`,
-    `embedder`: the pattern and the model that some go by. `outputs_folder` keeps `NAME.jsonl` after every few batches,
-    and what is there already is not generated again: it must be this evaluation's own folder. `tokenizer`: see `rouge`;
-    `auto` goes by the targets. Raises `DataError` without records or targets, `ConfigError` for a name that is not
-    there, `ModelError` for a system that breaks the `Generator` protocol.
+    teacher. `metrics`: what else outputs are judged by; `answer`, `embedder`: what some go by. `outputs_folder` keeps
+    `NAME.jsonl` after every few batches, and what is there already is not generated again: it must be this evaluation's
+    own folder. `tokenizer`: see `rouge`; `auto` goes by the targets. Raises `DataError` without records or targets,
+    `ConfigError` for a name that is not there, `ModelError` for a system that breaks the `Generator` protocol.
     """
     student = student or ("student" if "student" in systems else None)
     _check(systems, records, {"teacher": teacher, "against": against, "student": student})
@@ -99,11 +98,16 @@ def evaluate_systems(
     view = _View(columns, scores, costs, signature, teacher, against, seed, resamples)
     results = tuple(view.result(name, system) for name, system in systems.items())
     compared: dict[str, Any] = {"teacher": teacher, "student": student, "against": against}
-    if student:
-        compared["examples"] = select_examples(columns, student=student, teacher=teacher, count=examples, seed=seed)
-        compared["slices"] = slices(columns, student=student, teacher=teacher, seed=seed)
+    compared |= _looked_at(columns, student, teacher, examples, seed) if student else {}
     how: dict[str, Any] = {"n": len(records), "signature": signature, "seed": seed, "resamples": resamples, **limits}
     return Comparison(systems=results, remarks=(*_remarks(results, rouge), *remarks), **compared, **how)
+
+
+def _looked_at(columns: Columns, student: str, teacher: str | None, count: int, seed: int) -> dict[str, Any]:
+    return {
+        "examples": select_examples(columns, student=student, teacher=teacher, count=count, seed=seed),
+        "slices": slices(columns, student=student, teacher=teacher, seed=seed),
+    }
 
 
 def _examine(

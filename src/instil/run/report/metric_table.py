@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from instil.run.report.roles import reading_order, spoken
-from instil.run.report.verdict import number, span
+from instil.run.report.verdict import CHANCE, number, span
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,8 +24,7 @@ def metric_table(comparison: Comparison) -> Table | None:
     from rich.table import Table
     from rich.text import Text
 
-    systems = reading_order(comparison)
-    names = list(dict.fromkeys(name for one in systems for name in one.metrics if name not in _ALREADY_SHOWN))
+    systems, names = reading_order(comparison), further(comparison)
     if not names:
         return None
     note = f"* differs from {spoken(comparison.against)}: p < 0.05 after Holm\n" if comparison.against else ""
@@ -35,14 +34,25 @@ def metric_table(comparison: Comparison) -> Table | None:
     for one in systems:
         table.add_column(spoken(one.name), justify="right", overflow="fold")
     for name in names:
-        scores = [one.metrics.get(name) for one in systems]
-        first = next(score for score in scores if score)
-        head = f"{spoken(name)}, {first.unit} {_ARROWS[first.better]}".rstrip()
-        table.add_row(head, *(_cell(score) if score else "" for score in scores))
+        cells = (said(one.metrics[name]) if name in one.metrics else () for one in systems)
+        table.add_row(headed(comparison, name), *map("\n".join, cells))
     return table
 
 
-def _cell(score: Score) -> str:
+def further(comparison: Comparison) -> list[str]:
+    """The metrics beside ROUGE-1, -2 and -L, in the order in which they were asked for."""
+    every = (name for one in reading_order(comparison) for name in one.metrics)
+    return [name for name in dict.fromkeys(every) if name not in _ALREADY_SHOWN]
+
+
+def headed(comparison: Comparison, name: str) -> str:
+    """The metric with its unit and which way is better."""
+    first = next(one.metrics[name] for one in comparison.systems if name in one.metrics)
+    return f"{spoken(name)}, {first.unit} {_ARROWS[first.better]}".rstrip()
+
+
+def said(score: Score) -> tuple[str, str]:
+    """The value, with a star where it differs by more than chance, and its interval."""
     digits = 1 if score.unit == "%" else 2
-    star = "*" if score.p_adjusted is not None and score.p_adjusted < 0.05 else ""
-    return f"{number(score.value, digits)}{star}\n{span(score, digits=digits)}"
+    star = "*" if score.p_adjusted is not None and score.p_adjusted < CHANCE else ""
+    return f"{number(score.value, digits)}{star}", span(score, digits=digits)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from instil.core import units
 from instil.run.report.charts import mark, whisker
 from instil.run.report.markup import Markup, element, joined
+from instil.run.report.metric_table import further, headed, said
 from instil.run.report.roles import reading_order, role_of, spoken
 from instil.run.report.verdict import Figure, number, p_words, span
 
@@ -93,6 +94,23 @@ def more_numbers(comparison: Comparison) -> Markup:
     rows = [(one, _more_cells(one)) for one in reading_order(comparison)]
     table = _table(comparison, "Further numbers of each system", heads, rows)
     return element("details", element("summary", "More numbers"), table, class_="more")
+
+
+def metrics(comparison: Comparison) -> Markup | None:
+    """All metrics beside ROUGE-1, -2 and -L, folded away: a system a row. None where there are no others."""
+    names = further(comparison)
+    if not names:
+        return None
+    rows = [
+        (one, [_cell(*said(one.metrics[name])) if name in one.metrics else _cell(_NONE) for name in names])
+        for one in reading_order(comparison)
+    ]
+    heads = ("system", *(headed(comparison, name) for name in names))
+    note = f"* differs from “{spoken(comparison.against)}”: p < 0.05 after Holm. " if comparison.against else ""
+    note += "↑ higher is better, ↓ lower. Signatures stand in summary.json."
+    table = _table(comparison, "Further metrics of each system", heads, rows)
+    summary = element("summary", "More metrics")
+    return element("details", summary, table, element("p", note, class_="note"), class_="more")
 
 
 def _more_cells(one: SystemResult) -> list[Markup]:

@@ -94,6 +94,7 @@ def _table_section(comparison: Comparison) -> Markup:
         report_parts.main_table(comparison),
         element("p", note, element("br"), f"ROUGE: {comparison.signature}", class_="note"),
         report_parts.more_numbers(comparison),
+        report_parts.metrics(comparison),
     )
 
 
