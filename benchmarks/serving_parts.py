@@ -16,7 +16,7 @@ import uvicorn
 
 from instil.data.records import Record
 from instil.evaluate.rouge import Rouge, tokenizer_for
-from instil.export.parity import Probe
+from instil.export.parity import ParityError, Probe
 from instil.export.publish import export_student
 from instil.export.student import Student, open_student
 from instil.models.loading import save_model
@@ -150,17 +150,22 @@ def _export(student: Student, scratch: Path, target: Any, precision: str, run: P
     return str(out)
 
 
-def exports_of(run: Path, scratch: Path, *, quick: bool) -> dict[str, ModelSpec]:
-    """Teacher and student, each on transformers in fp32 and exported; by the names that the table shows."""
+def exports_of(run: Path, scratch: Path, *, quick: bool) -> tuple[dict[str, ModelSpec], dict[str, str]]:
+    """Teacher and student, each on transformers in fp32 and exported, by the names that the table shows; and what the
+    comparison said of those exports that it refused."""
     student, teacher = open_student(stage_of(run, "student")), merged_teacher(run, scratch)
     probes = 6 if quick else 50
     plain = specs_of([str(run)])
     found = {"teacher, transformers fp32": plain[-1], "student, transformers fp32": plain[0]}
+    refused = {}
     for role, model in (("teacher", teacher), ("student", student)):
         for target, precision in (("ctranslate2", "int8"), ("gguf", "q8_0"), ("gguf", "q4_k_m")):
-            place = _export(model, scratch, target, precision, run, probes)
-            found[f"{role}, {target} {precision}"] = specs_of([place])[0]
-    return found
+            name = f"{role}, {target} {precision}"
+            try:
+                found[name] = specs_of([_export(model, scratch, target, precision, run, probes)])[0]
+            except ParityError as error:
+                refused[name] = str(error).splitlines()[0]
+    return found, refused
 
 
 def quality(run: Path, places: Places, count: int) -> dict[str, float]:
