@@ -36,7 +36,7 @@ quickstart: $(CORE) ## distil a real teacher on real text and show the report (a
 test: lint types imports pytest ## style, types, room borders and the tests
 
 test-all: lint types imports ## as test, with the slow tests
-	$(call timed,pytest with slow,$(BIN)/pytest -q -m "not network")
+	$(call timed,pytest with slow,OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile -m "not network")
 
 lint: $(DEV) ## ruff: style, formatting
 	$(call timed,lint,$(BIN)/ruff check --quiet .)
@@ -49,7 +49,7 @@ imports: $(DEV) ## import-linter: no room imports from above
 	$(call timed,imports,$(BIN)/lint-imports --no-logo)
 
 pytest: $(DEV) ## the tests alone
-	$(call timed,pytest,$(BIN)/pytest -q)
+	$(call timed,pytest,OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile)
 
 format: $(DEV) ## ruff: format and mend what can be mended
 	@$(BIN)/ruff check --quiet --fix-only .

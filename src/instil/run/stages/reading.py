@@ -81,8 +81,7 @@ def _aligned(
 
 def _originals(recipe: Recipe, labels: Labels) -> tuple[Reader, Sequence[Encoded]]:
     """How the teacher reads, and its own examples."""
-    teacher = recipe.teacher
-    reader = load_reader(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
+    reader = load_reader(labels.teacher, revision=recipe.teacher.revision, accept_licences=recipe.accept_licences)
     limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
     return reader, encode_records(reader.tokenizer, recipe.prompt, labels.records, limits, reader.kind)[0]
 
