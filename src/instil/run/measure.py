@@ -35,7 +35,7 @@ from instil.train.loop import train
 from instil.train.state import StepReport
 from instil.train.task import TextTask
 
-WARM, TIMED = 3, 10
+WARM, TIMED = 5, 20
 """Steps that warm up, and steps that count."""
 AHEAD = 400
 """Batches over which the whole training is foreseen."""
