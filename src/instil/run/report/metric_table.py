@@ -1,4 +1,4 @@
-"""Every metric of every system, for the terminal: more than fits into the main table."""
+"""Every metric beside the main table's: of all models for the terminal, of every system for the page."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ _ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 
 
 def metric_table(comparison: Comparison) -> Table | None:
-    """A metric a row, a system a column: value and 95% interval, with a star where it differs from the system that all
-    are held against by more than chance. None where nothing but ROUGE-1, -2 and -L was measured."""
+    """A metric a row, a column for each system but the trivial ones: value and 95% interval, with a star where it
+    differs from the system that all are held against by more than chance. None where nothing but ROUGE-1, -2 and -L
+    was measured."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    systems, names = reading_order(comparison), further(comparison)
+    names = further(comparison)
+    every = reading_order(comparison)
+    systems = [one for one in every if not one.is_baseline] or every
     if not names:
         return None
     note = f"* differs from {spoken(comparison.against)}: p < 0.05 after Holm\n" if comparison.against else ""
     caption = Text(f"{note}better: ↑ higher, ↓ lower; signatures stand in summary.json")
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", show_edge=False, padding=(0, 1))
-    table.add_column("metric", overflow="fold")
+    table.add_column("metric", no_wrap=True)
     for one in systems:
         table.add_column(spoken(one.name), justify="right", overflow="fold")
     for name in names:
