@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import instil
 from instil.core.processes import is_first
@@ -29,8 +30,23 @@ from instil.run.commands.serve import serve, serve_key
 from instil.run.commands.ui import ui
 from instil.run.quiet import quiet_libraries
 
+_ORDER = (
+    "init", "plan", "check", "teachers", "methods", "data", "teach", "label", "labels", "search", "distil", "compress",
+    "evaluate", "run", "compare", "judge", "export", "serve", "serve-key", "ui",
+)  # fmt: skip
+
+
+class _AsTheWayGoes(TyperGroup):
+    """Lists the commands in the order in which a user comes to them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in that order."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
     name="instil",
+    cls=_AsTheWayGoes,
     help="Turn a large text-to-text model into a small one, and measure what was gained and lost.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
