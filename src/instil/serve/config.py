@@ -48,7 +48,7 @@ class EngineOptions(Config):
     device: str = "auto"
     threads: PositiveInt | None = None
     draft: str | None = None
-    draft_tokens: PositiveInt = 8
+    draft_tokens: PositiveInt = 3
     context: PositiveInt = Field(2048, description="Tokens of prompt and answer together, for engines that reserve.")
 
 

@@ -29,7 +29,7 @@ def serve(
     speculative: Annotated[
         bool, typer.Option("--speculative", help="The first model guesses ahead for the others (llama.cpp, vllm).")
     ] = False,
-    draft_tokens: Annotated[int, typer.Option(help="How many tokens it guesses.")] = 8,
+    draft_tokens: Annotated[int, typer.Option(help="How many tokens it guesses.")] = 3,
     context: Annotated[int, typer.Option(help="Room for prompt and answer, in tokens (llama.cpp, vllm).")] = 2048,
     queue: Annotated[int, typer.Option(help="Prompts that may wait for each model; more get 429.")] = 64,
     batch: Annotated[int, typer.Option(help="Prompts that an engine takes at once.")] = 16,
