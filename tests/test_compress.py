@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from pydantic import ValidationError
 
 import tiny
@@ -122,3 +123,20 @@ def test_a_recipe_compresses_and_recovers(tmp_path: Path) -> None:
     weights = load_file(finished(folder, "compress") / "model" / "model.safetensors")
     matrix = next(tensor for name, tensor in weights.items() if "q_proj" in name)
     torch.testing.assert_close(rounded_int8(matrix), matrix, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.timeout(300)
+def test_units_go_and_the_student_recovers(tmp_path: Path) -> None:
+    loop = {"budget": {"steps": 4}, "batch_tokens": 512, "trackers": [], "checkpoint_steps": 2}
+    folder = project(
+        tmp_path / "p", "llama", pairs=60, teacher={"teach": None}, labels={"targets": "gold"},
+        distil={"without_teacher": False}, compress={"method": "structured", "sparsity": 0.5, "loop": loop},
+    )  # fmt: skip
+    ended = instil("compress", "recipe.yaml", "--json", cwd=folder)
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)["result"]
+    assert result["units"] == [48, 24] and result["recovery"]["step"] == 4 and 0 < result["kept_importance"] < 1
+    assert result["loss"] < result["loss_compressed"]
+    model = hf.AutoModelForCausalLM.from_pretrained(finished(folder, "compress") / "model")
+    assert model.config.intermediate_size == 24
+    assert result["bytes_packed"] == 2 * model.num_parameters()

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from instil.core.config import Config
 from instil.train.config import LoopConfig
 
-Method = Literal["int8", "int4", "magnitude", "2:4"]
+Method = Literal["int8", "int4", "magnitude", "2:4", "structured"]
 
 
 class CompressConfig(Config):
@@ -18,7 +18,8 @@ class CompressConfig(Config):
     `int8`: a scale a row, as CTranslate2 keeps weights; `int4`: a scale for 32 weights of a row, as GGUF's q4_0 does.
     With a loop the student trains with rounded weights (and with `activations` the layers' inputs rounded too, each
     token to 8 bits, as CTranslate2 computes), gradients passing straight through the rounding.
-    `magnitude`: the `sparsity` smallest weights of each matrix become zero; `2:4`: the two smaller of each four.
+    `magnitude`: the `sparsity` smallest weights of each matrix become zero; `2:4`: the two smaller of each four;
+    `structured`: the share `sparsity` of the feed-forward units goes, and the matrices get smaller.
     Embedding and head stay as they are.
     """
 

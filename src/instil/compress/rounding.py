@@ -119,7 +119,8 @@ def _round_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 def bake(model: nn.Module) -> None:
     """What is left of the matrices becomes their weights; nothing is rounded any more as the model runs."""
     for _, module in list(matrices(model)):
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
         for key, hook in list(module._forward_pre_hooks.items()):
             if hook is _round_input:
                 del module._forward_pre_hooks[key]
@@ -137,6 +138,8 @@ def packed_bytes(model: nn.Module, config: CompressConfig) -> int:
             total += count + 2 * rows
         elif config.method == "int4":
             total += count / 2 + 2 * count / GROUP
+        elif config.method == "structured":
+            total += 2.0 * count
         else:
             total += 2.0 * int((weight_OI != 0).sum()) + count / 8
     return int(total)

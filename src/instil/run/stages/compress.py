@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 
 from instil.compress.config import CompressConfig
 from instil.compress.rounding import bake, compress, packed_bytes
+from instil.compress.structured import fewer_units
 from instil.core import console, units
+from instil.data.tokens import Encoded
 from instil.models.loading import count_bytes
 from instil.models.probe import evaluating
 from instil.run.recipe import Recipe
@@ -65,24 +67,40 @@ def _compress(
     examples, _ = encode(recipe, loaded, labels.records, "train")
     held_out, _ = encode(recipe, loaded, data.splits["validation"][:_HELD_OUT], "validation")
     # All weights learn, and no features: the teacher is not in memory here.
-    learning = distil.model_copy(update={"adapt": Adaptation(), "features": None})
-    task = distil_task(recipe, learning, student, loaded.model, labels, reading_of(recipe, loaded, labels, examples))
-    task.held_out = held_out
+    learning = distil.model_copy(update={"adapt": Adaptation(), "features": ()})
+    reading = reading_of(recipe, loaded, labels, examples)
+
+    def task_of(model: Any) -> TextTask:
+        task = distil_task(recipe, learning, student, model, labels, reading)
+        task.held_out = held_out
+        return task
+
     before_bytes = count_bytes(loaded.model)
-    before, before_s = _measured(task)
-    weights = compress(loaded.model, section)
-    result: dict[str, Any] = {"weights": weights, "loss_before": before, "loss_compressed": _measured(task)[0]}
+    before, before_s = _measured(task_of(loaded.model))
+    model, result = _compressed(loaded.model, section, examples)
+    task = task_of(model)
+    result |= {"loss_before": before, "loss_compressed": _measured(task)[0]}
     if section.loop:
         task.batch_tokens = section.loop.batch_tokens
         with console.progress("compress", 100, "%") as advance:
             result["recovery"] = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
     task.module.to("cpu")
-    bake(loaded.model)
+    bake(model)
     after, after_s = _measured(task)
-    sizes = {"bytes_before": before_bytes, "bytes_packed": packed_bytes(loaded.model, section)}
+    sizes = {"bytes_before": before_bytes, "bytes_packed": packed_bytes(model, section)}
     result |= {"loss": after, **sizes, "speed": before_s / after_s}
     console.say(f"  {_told(section, result)}")
-    return result | keep_model(loaded.model, loaded.tokenizer, folder)
+    return result | keep_model(model, loaded.tokenizer, folder)
+
+
+def _compressed(model: Any, section: CompressConfig, examples: Sequence[Encoded]) -> tuple[Any, dict[str, Any]]:
+    """`model` as it runs compressed, perhaps another one, and what is to be told of it."""
+    if section.method != "structured":
+        return model, {"weights": compress(model, section)}
+    smaller, report = fewer_units(model, section.sparsity, examples)
+    units = report.teacher.feed_forward, report.student.feed_forward
+    console.say(f"  feed-forward units {units[0]:,} -> {units[1]:,}; of their importance stay {report.kept_units:.0%}")
+    return smaller, {"units": units, "kept_importance": report.kept_units}
 
 
 def _measured(task: TextTask) -> tuple[float, float]:
