@@ -26,7 +26,11 @@ def comparison(folder: Path, **changes: Any) -> Path:
         "recipe": "recipe.yaml",
         "seeds": 2,
         "against": "fine-tuned",
-        "common": {"teacher.teach": None, "labels": {"head": 4, "temperatures": [2.0]}},
+        "common": {
+            "teacher.teach": None,
+            "labels": {"head": 4, "temperatures": [2.0]},
+            "evaluate.prompted": [{"name": "few-shot", "shots": 1}],
+        },
         "ways": WAYS,
     }
     path = folder / "compare.yaml"
@@ -47,6 +51,9 @@ def test_ways_are_trained_once_and_told(tmp_path: Path) -> None:
     for way in found["ways"]:
         assert way["steps"] == 2 and way["usd"] == pytest.approx(way["train_seconds"] / 1000)
         assert np.mean(way["by_seed"]) == pytest.approx(way["score"]["value"])
+    beside = {way["name"]: way for way in found["beside"]}
+    assert set(beside) == {"teacher", "few-shot"} and all(way["p_corrected"] for way in beside.values())
+    assert beside["few-shot"]["steps"] is None and beside["few-shot"]["parameters"] > 0
     trained = sorted(each.name for each in (tmp_path / "runs" / "ways").glob("distil-*"))
     assert len(trained) == 6
     assert len(list((tmp_path / "runs" / "ways").glob("data-*"))) == 1
@@ -55,7 +62,7 @@ def test_ways_are_trained_once_and_told(tmp_path: Path) -> None:
 
     again = instil("compare", path.name, "--md", cwd=tmp_path)
     assert again.code == 0 and again.err.count("reused") >= 8 and "done in" not in again.err
-    assert "| distilled |" in again.out
+    assert "| distilled |" in again.out and "| few-shot |" in again.out
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

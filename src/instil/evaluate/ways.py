@@ -54,16 +54,23 @@ class WayResult(BaseModel):
 
 
 class Ways(BaseModel):
-    """All ways over the same `n` items, differences and p-values against the way called `against`."""
+    """All ways over the same `n` items, differences and p-values against the way called `against`. `beside`: models
+    that nobody trained here, such as the teacher and those that are only asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ways: tuple[WayResult, ...]
+    beside: tuple[WayResult, ...] = ()
     against: str
     budget: str
     n: int
     signature: str
     remarks: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[WayResult, ...]:
+        """The ways, then the models beside them."""
+        return (*self.ways, *self.beside)
 
     def __getitem__(self, name: str) -> WayResult:
         """The way called `name`. Raises `KeyError`."""

@@ -131,16 +131,16 @@ class Pipeline:
     @cached_property
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
-        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, self._asked)
+        return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, self.asked)
 
     @property
-    def _asked(self) -> Artifact | None:
+    def asked(self) -> Artifact | None:
         """The student before it learns, where the comparison wants its answers too."""
         return self.untrained if any(each.of == "student" for each in self.recipe.evaluate.prompted) else None
 
     def probe(self) -> list[Probed]:
         """What each system does with odd sources; also written to `probe.json`."""
-        systems, _ = systems_of(self.recipe, self.data, self.teacher, self.students, self._asked)
+        systems, _ = systems_of(self.recipe, self.data, self.teacher, self.students, self.asked)
         with console.progress("probe", len(systems) * len(PROBES), "answers") as advance:
             found = probe_systems(systems, max_new_tokens=self.recipe.evaluate.max_new_tokens, done=advance)
         rows = [one.model_dump() for one in found]

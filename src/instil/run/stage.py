@@ -28,7 +28,7 @@ from instil.core.publish import sweep, write_text
 
 CODE_VERSIONS = {
     "data": 1, "teach": 1, "synthesise": 1, "label": 2, "student": 2, "candidate": 1, "search": 1, "distil": 2,
-    "compress": 1, "evaluate": 2, "compare": 1,
+    "compress": 1, "evaluate": 2, "compare": 2,
 }  # fmt: skip
 """Raised when a change of the code changes a stage's results, so that old ones are not reused."""
 

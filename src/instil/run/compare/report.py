@@ -15,6 +15,7 @@ from instil.run.report.parts import milliseconds
 from instil.run.report.report import figure, page, section
 from instil.run.report.roles import Role
 from instil.run.report.verdict import number, p_words, span
+from instil.run.stages.evaluate import TEACHER
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,10 +60,10 @@ def _priced(ways: Ways) -> bool:
 
 def note(ways: Ways) -> str:
     """What the table's numbers are."""
-    seeds = ", ".join(sorted({str(way.seeds) for way in ways.ways}))
+    seeds = ways.ways[0].seeds
     return (
         f"n = {ways.n:,} items, {seeds} seeds; intervals draw items and seeds; p: approximate randomisation over items,"
-        f" corrected for {len(ways.ways) - 1} comparisons (Holm). Differences: against “{ways.against}”."
+        f" corrected for {len(ways.all) - 1} comparisons (Holm). Differences: against “{ways.against}”."
     )
 
 
@@ -77,14 +78,14 @@ def terminal_table(ways: Ways) -> Table:
     )
     for head in heads(ways):
         shown.add_column(head, justify="left" if head == "way" else "right", overflow="fold")
-    for way in ways.ways:
+    for way in ways.all:
         shown.add_row(*map(Text, cells(ways, way)))
     return shown
 
 
 def markdown(ways: Ways) -> str:
     """The sentences and the table, for a pull request."""
-    rows = table(heads(ways), [cells(ways, way) for way in ways.ways])
+    rows = table(heads(ways), [cells(ways, way) for way in ways.all])
     return "\n\n".join([" ".join(told(ways)), rows, note(ways)]) + "\n"
 
 
@@ -112,12 +113,14 @@ def write_report(folder: Path, *, title: str, ways: Ways, comparison: Comparison
 def role_of(ways: Ways, name: str) -> Role:
     """The best way stands out as the student does; the one held against keeps its mark."""
     best = max(ways.ways, key=lambda way: way.score.value)
-    return "against" if name == ways.against else "student" if name == best.name else "other"
+    if name == ways.against:
+        return "against"
+    return "student" if name == best.name else "teacher" if name == TEACHER else "other"
 
 
 def _table(ways: Ways) -> Markup:
     head = element("tr", [element("th", words, scope="col") for words in heads(ways)])
-    rows = [element("tr", _row_head(ways, way), _cells(ways, way), class_=role_of(ways, way.name)) for way in ways.ways]
+    rows = [element("tr", _row_head(ways, way), _cells(ways, way), class_=role_of(ways, way.name)) for way in ways.all]
     drawn = element("table", element("thead", head), element("tbody", rows))
     return element("div", drawn, class_="scrolls", tabindex="0", role="region", aria_label="The ways")
 
@@ -139,9 +142,7 @@ def _cells(ways: Ways, way: WayResult) -> list[Markup]:
 
 def _charts(ways: Ways, comparison: Comparison) -> list[Markup | None]:
     levels = {one.name: one.rougeL.value for one in comparison.systems if one.is_baseline}
-    timed = [Dot(way.name, role_of(ways, way.name), way.latency.p50, way.score) for way in ways.ways if way.latency]
-    if comparison.teacher and (latency := comparison[comparison.teacher].latency):
-        timed.append(Dot(comparison.teacher, "teacher", latency.p50, comparison[comparison.teacher].rougeL))
+    timed = [Dot(way.name, role_of(ways, way.name), way.latency.p50, way.score) for way in ways.all if way.latency]
     trained = [
         Dot(way.name, role_of(ways, way.name), _exactly((way.train_seconds + way.prepare_seconds) / 60), way.score)
         for way in ways.ways

@@ -43,24 +43,28 @@ def read_ways(artifact: Artifact) -> tuple[Ways, Comparison]:
 def _compare(plan: Plan, folder: Path) -> Mapping[str, Any]:
     pipeline = plan.first
     students = {run.name: run.student for run in plan.runs}
-    comparison = examine(pipeline.recipe, pipeline.data, pipeline.teacher, students, folder)
-    outputs = {name: load_outputs(folder / OUTPUTS_NAME / f"{name}.jsonl") for name in students}
+    comparison = examine(pipeline.recipe, pipeline.data, pipeline.teacher, students, folder, pipeline.asked)
+    models = [one.name for one in comparison.systems if not one.is_baseline]
+    outputs = {name: load_outputs(folder / OUTPUTS_NAME / f"{name}.jsonl") for name in models}
     ways = gather(plan, comparison, {name: [one.rougeL for one in found] for name, found in outputs.items()})
     publish.write_text(folder / WAYS_NAME, ways.model_dump_json(indent=2) + "\n")
     return {"ways": {way.name: round(way.score.value, 4) for way in ways.ways}, "against": ways.against}
 
 
 def gather(plan: Plan, comparison: Comparison, scores: Mapping[str, Sequence[float]]) -> Ways:
-    """The runs' results by way; `scores` has those of each run's outputs, by name."""
+    """The runs' results by way; `scores` has those of every model's outputs, by name."""
     by_way = {way: [run for run in plan.runs if run.way == way] for way in plan.config.ways}
+    names = {run.name for run in plan.runs}
     matrices = {way: np.array([scores[run.name] for run in runs]) for way, runs in by_way.items()}
-    quality = compared(matrices, plan.config.against, seed=comparison.seed)
-    results = [
-        WayResult(name=way, **quality[way], **_effort(plan, runs), **_cost(comparison, runs[0]))  # type: ignore[arg-type]
+    beside = {name: np.array([values]) for name, values in scores.items() if name not in names}
+    quality = compared(matrices | beside, plan.config.against, seed=comparison.seed)
+    ways = [
+        WayResult(name=way, **quality[way], **_effort(plan, runs), **_cost(comparison, runs[0].name))  # type: ignore[arg-type]
         for way, runs in by_way.items()
     ]
+    others = [WayResult(name=name, **quality[name], **_cost(comparison, name)) for name in beside]  # type: ignore[arg-type]
     return Ways(
-        ways=tuple(results), against=plan.config.against, budget=plan.budget, n=comparison.n,
+        ways=tuple(ways), beside=tuple(others), against=plan.config.against, budget=plan.budget, n=comparison.n,
         signature=comparison.signature, remarks=comparison.remarks,
     )  # fmt: skip
 
@@ -80,9 +84,9 @@ def _effort(plan: Plan, runs: Sequence[Run]) -> dict[str, float | None]:
     }
 
 
-def _cost(comparison: Comparison, run: Run) -> dict[str, Any]:
-    """Of the first seed's student; the others are of the same shape."""
-    one = comparison[run.name]
+def _cost(comparison: Comparison, name: str) -> dict[str, Any]:
+    """Of one system; of a way, the first seed's student: the others are of the same shape."""
+    one = comparison[name]
     return {
         "parameters": one.parameters, "bytes": one.bytes, "latency": one.latency, "speedup": one.speedup,
         "retention": one.retention,
