@@ -96,7 +96,7 @@ def test_help_answers_at_once() -> None:
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
-    assert min(cost() for _ in range(3)) < 0.3
+    assert min(cost() for _ in range(8)) < 0.3
 
 
 def test_version(folder: Path) -> None:
