@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 import pytest
 
 import serving
+from browser import browser
 from instil.core.errors import DataError
 from instil.evaluate.judgement import Judgements, Pair
 from instil.serve.config import ModelSpec
 from instil.serve.page.words import share_alike, word_diff
 from instil.serve.service import Service
-
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +118,10 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, name: str, content: b
         read_texts(tmp_path / name)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not Path(CHROMIUM).exists():
-        pytest.skip("no chromium here")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+@pytest.fixture(scope="module", name="browser")
+def _browser() -> Iterator[Any]:
+    with browser() as opened:
+        yield opened
 
 
 def open_tab(tab: Any, name: str) -> None:

@@ -97,8 +97,8 @@ def evaluate_systems(
     signature = rouge.signature("rougeL", (len(record.targets) for record in records))
     view = _View(columns, scores, costs, signature, teacher, against, seed, resamples)
     results = tuple(view.result(name, system) for name, system in systems.items())
-    compared: dict[str, Any] = {"teacher": teacher, "student": student, "against": against}
-    compared |= _looked_at(columns, student, teacher, examples, seed) if student else {}
+    compared: dict[str, Any] = _looked_at(columns, student, teacher, examples, seed) if student else {}
+    compared |= {"teacher": teacher, "student": student, "against": against}
     how: dict[str, Any] = {"n": len(records), "signature": signature, "seed": seed, "resamples": resamples, **limits}
     return Comparison(systems=results, remarks=(*_remarks(results, rouge), *remarks), **compared, **how)
 

@@ -24,6 +24,7 @@ from instil.run.commands.export import export
 from instil.run.commands.judge import judge_app
 from instil.run.commands.labels import labels_app
 from instil.run.commands.methods import methods, teachers
+from instil.run.commands.options import AsJson, AsMarkdown, Overrides, RecipePath
 from instil.run.commands.plan import plan_app
 from instil.run.commands.search import search
 from instil.run.commands.serve import serve, serve_key
@@ -66,15 +67,6 @@ app.command()(serve)
 app.command("serve-key")(serve_key)
 app.command()(ui)
 app.command()(search)
-
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. distil.alpha=0.5. Repeatable."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-AsMarkdown = Annotated[bool, typer.Option("--md", help="Print verdict and table as Markdown, for a pull request.")]
-
 
 # The root of typer's usage errors, which it does not export by itself.
 _MISUSE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

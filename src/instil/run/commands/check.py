@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instil.run.commands.options import AsJson, Overrides, RecipePath
+
 if TYPE_CHECKING:
     from instil.run.check.check import Checked
 
@@ -14,11 +16,8 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "info": "dim"}
 
 
 def check(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. distil.alpha=0.5. Repeatable."),
-    ] = None,
+    recipe: RecipePath,
+    overrides: Overrides = None,
     only: Annotated[
         str | None,
         typer.Option(metavar="GROUPS", help="Some of: environment, data, models, vocabulary, teacher, alignment, "
@@ -28,7 +27,7 @@ def check(
     records: Annotated[
         int | None, typer.Option(min=2, help="Records that teacher and student both answer. [default: 16]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Tell all that would go wrong, with evidence and remedy; exit 1 if anything would. Changes nothing on disk."""
     from instil.core import console

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+from instil.run.commands.options import AsJson
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of every way's recipe. Repeatable."),

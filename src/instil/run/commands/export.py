@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instil.run.commands.options import AsJson
+
 if TYPE_CHECKING:
     from instil.export.parity import Probe
     from instil.export.publish import Exported
@@ -27,7 +29,7 @@ def export(
         typer.Option(help="JSONL with source and target to compare on; the run's test records unless given."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert a student, reload it in its engine, compare it with the student, and only then publish it."""
     target = _format(to)

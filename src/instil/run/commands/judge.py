@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from instil.run.commands.options import AsJson
+
 if TYPE_CHECKING:
     from instil.evaluate.agreement import Preference
 
 judge_app = typer.Typer(help="Blind comparison of two systems by people.", no_args_is_help=True, rich_markup_mode=None)
 
 JudgementsPath = Annotated[Path, typer.Argument(help="The file of pairs and answers.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 @judge_app.command()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instil.run.commands.options import AsJson
+
 if TYPE_CHECKING:
     from instil.labels.store import StoreManifest
 
@@ -15,7 +17,6 @@ labels_app = typer.Typer(
 )
 
 StorePath = Annotated[Path, typer.Argument(help="The store, or the label stage's folder that holds it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def _store(path: Path) -> Path:

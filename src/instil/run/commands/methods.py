@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+from instil.run.commands.options import AsJson
 
 
 def methods(as_json: AsJson = False) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from instil.run.commands.options import AsJson
+
 plan_app = typer.Typer(
     help="Hours, memory, money and break-even, before anything is spent.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 _NEXT = "Next: instil plan --teacher gemma-3-27b --student gemma-3-4b --examples 50k"
 Cloud = Annotated[str | None, typer.Option(help="azure or gcp; both unless told.")]
 

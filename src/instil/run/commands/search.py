@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from instil.run.commands.options import AsJson, Overrides, RecipePath
+
 
 def search(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    recipe: RecipePath,
     latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds a text, median at batch 1, here.")] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Most weights, tied ones counted once.")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Most bytes of weights, in fp32.")] = None,
@@ -24,11 +26,8 @@ def search(
     steps: Annotated[int, typer.Option(help="Steps that each candidate learns before it is judged.")] = 40,
     trials: Annotated[int, typer.Option(help="Most candidates that are tried.")] = 1000,
     write: Annotated[Path | None, typer.Option(help="Write the recipe with the chosen student to this file.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. distil.alpha=0.5. Repeatable."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Try students of the recipe's teacher; print the best one within the limits, as lines for the recipe."""
     from instil.core.config import parse
