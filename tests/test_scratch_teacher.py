@@ -109,8 +109,8 @@ def test_the_recipe_runs_from_end_to_end_in_small(tmp_path: Path) -> None:
         "student.vocabulary": "{tokens: used}",
     }  # fmt: skip
     options = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
-    ended = instil("run", str(RECIPE), "--no-check", "--json", *options, cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    ended = instil("run", str(RECIPE), "--json", *options, cwd=tmp_path)
+    assert ended.code == 0 and "checked: 0 fail" in ended.err, ended.err
     assert {"teacher", "student", "student_without_teacher", "nearest_neighbour"} <= set(json.loads(ended.out))
     (student,) = (tmp_path / "runs" / "rnnlg-t5").glob("distil-[0-9a-f]*/model")
     model = hf.AutoModelForSeq2SeqLM.from_pretrained(student)
@@ -118,6 +118,14 @@ def test_the_recipe_runs_from_end_to_end_in_small(tmp_path: Path) -> None:
     assert "t5, from scratch, taught for 6 steps on the data" in (student / "README.md").read_text()
     again = instil("run", str(RECIPE), "--no-check", "--json", *options, cwd=tmp_path)
     assert "teach: reused" in again.err and "teach: making" not in again.err
+
+
+def test_an_architecture_that_cannot_be_made_is_found_by_the_check(tmp_path: Path) -> None:
+    folder = project(tmp_path, pairs=60)
+    changes = ("teacher.model=bert", "teacher.scratch={layers: 1, tokenizer: {train: 280}}")
+    ended = instil("check", "recipe.yaml", "--json", *(w for c in changes for w in ("--set", c)), cwd=folder)
+    (found,) = (each for each in json.loads(ended.out)["problems"] if each["grade"] == "fail")
+    assert ended.code == 1 and "bert: no architecture that can be made from scratch" in found["what"]
 
 
 def test_a_decoder_from_scratch_teaches_as_well(tmp_path: Path) -> None:

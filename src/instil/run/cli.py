@@ -5,7 +5,6 @@ Results go to stdout, all else to stderr. Exit codes: 0 done, 1 problems found, 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -278,14 +277,12 @@ def _say_stage(name: str, artifact: Any, as_json: bool, following: str) -> None:
 
 def _show(pipeline: Any, md: bool, as_json: bool, next_command: str) -> None:
     from instil.core import console
-    from instil.run.pipeline import SUMMARY_NAME
     from instil.run.report import report
     from instil.run.report.metric_table import metric_table
 
     comparison, place = pipeline.publish(next_command)
     if as_json:
-        summary = json.loads((pipeline.root / SUMMARY_NAME).read_text(encoding="utf8"))
-        console.emit_json(summary | {"report": str(place), "next": next_command})
+        console.emit_json(pipeline.summary() | {"report": str(place), "next": next_command})
         return
     if md:
         from instil.run.report.markdown import markdown

@@ -23,6 +23,7 @@ from instil.run.card import with_results
 from instil.run.recipe import Recipe, resolved_yaml
 from instil.run.search.search import run_search
 from instil.run.search.wish import Wish
+from instil.run.servable import SUMMARY_NAME
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.assistants import legs_of, run_assistants
 from instil.run.stages.compress import run_compress
@@ -45,7 +46,6 @@ from instil.run.stages.teach import Teacher, run_teach
 from instil.run.stages.tokens import check_tokenizers, needs_labels
 from instil.train.session import read_history
 
-SUMMARY_NAME = "summary.json"
 PROBE_NAME = "probe.json"
 
 
@@ -158,14 +158,18 @@ class Pipeline:
         comparison, place = read_comparison(self.evaluation), self.root / report.REPORT_NAME
         if not is_first():
             return comparison, place
-        summary = comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
-        publish.write_text(self.root / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        publish.write_text(self.root / SUMMARY_NAME, json.dumps(self.summary(), indent=2, ensure_ascii=False) + "\n")
         self._tell_card(comparison)
         report.write_report(
             self.root, title=self.recipe.name, comparison=comparison, curves=self._curves(), facts=self._facts(),
             next_command=next_command,
         )  # fmt: skip
         return comparison, place
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds: the comparison in numbers, and the folders that it came from."""
+        named = {"recipe": self.recipe.name, "stages": self._stage_folders()}
+        return read_comparison(self.evaluation).summary() | named
 
     def _tell_card(self, comparison: Comparison) -> None:
         """The student's card says what the student was measured to be. It is no part of the model's fingerprint."""

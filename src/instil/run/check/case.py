@@ -22,6 +22,7 @@ from instil.models.adapters import hash_adapter
 from instil.models.family import family_of
 from instil.models.loading import LoadedModel, Reader, load_model, load_reader
 from instil.models.preflight import context, hub, require_finite
+from instil.models.students.scratch import kind_of
 from instil.objectives.divergences import TINY
 from instil.objectives.fused import SparseLabels
 from instil.run.check.step import Step, Untrained, logits_of, take_step
@@ -78,7 +79,10 @@ class Case:
 
     @cached_property
     def teacher_reader(self) -> Reader | None:
-        """How the teacher reads."""
+        """How the teacher reads; None for one from scratch, whose tokenizer is yet to be trained."""
+        if self.recipe.teacher.scratch:
+            self.part("models", lambda: kind_of(self.recipe.teacher.model))
+            return None
         return self._reader(self.recipe.teacher.model, self.recipe.teacher.revision)
 
     @cached_property
