@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,30 @@ def test_quantised_exports_are_smaller_and_near(target: Any, precision: str, sma
     student = calm("tied", tmp_path)
     made = publish.export_student(student, target, tmp_path / "out", precision=precision, probes=PROBES)
     assert made.student_bytes / made.bytes > smaller
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "steps"),
+    [("avx2 fma", "x86_64", 96), ("avx2 avx512_vnni", "x86_64", 127), ("asimd", "aarch64", 127), (None, "AMD64", 127)],
+)
+def test_int8_leaves_room_for_sums_in_16_bits(
+    flags: str | None, machine: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctranslate2.specs.model_spec import NumpyVariable
+
+    from instil.export.formats import ctranslate2 as converting
+
+    told = tmp_path / "cpuinfo"
+    if flags:
+        told.write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(converting, "_PROCESSOR", told)
+    monkeypatch.setattr(converting.platform, "machine", lambda: machine)
+    converting._steps.cache_clear()
+    layer = SimpleNamespace(weight=NumpyVariable(np.array([[0.5, -2.0], [0, 0]], np.float32)), weight_scale=None)
+    converting._round(layer, "decoder/layer_0/linear/weight", layer.weight)
+    converting._steps.cache_clear()
+    assert layer.weight.numpy().tolist() == [[round(steps / 4), -steps], [0, 0]]
+    assert layer.weight_scale.numpy().tolist() == [steps / 2, steps]
 
 
 def test_types_of_a_q4_k_m_file() -> None:
