@@ -30,7 +30,8 @@ from instil.labels.codec import Codec
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.models.students.depth import keep_layers
-from instil.objectives.fused import Mix, SparseLabels
+from instil.objectives.fused import Mix
+from instil.objectives.sparse import SparseLabels
 from instil.run.quiet import quiet_libraries
 from instil.train.config import Budget, LoopConfig
 from instil.train.loop import train

@@ -44,7 +44,8 @@ from instil.labels.draw import pick
 from instil.labels.store import LabelStore
 from instil.models.family import family_of
 from instil.models.students.depth import evenly_spaced, keep_layers
-from instil.objectives.fused import Mix, SparseLabels
+from instil.objectives.fused import Mix
+from instil.objectives.sparse import SparseLabels
 from instil.run.quiet import quiet_libraries
 from instil.train.task import RowLoss, TextBatch, TextTask
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instil.objectives.fused import Mix, Projection, SparseLabels
+from instil.objectives.fused import Mix, Projection
+from instil.objectives.sparse import SparseLabels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from instil.objectives.config import DIVERGENCES, Divergence
 from instil.objectives.dense import DenseLabels
-from instil.objectives.fused import Mix, Projection, SparseLabels, row_loss
+from instil.objectives.fused import Mix, Projection, row_loss
+from instil.objectives.sparse import SparseLabels
 from oracle import dense_logits, dense_loss
 from test_objectives import Watch
 

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from instil.objectives.config import DIVERGENCES, Divergence
 from instil.objectives.divergences import divergence
-from instil.objectives.fused import LossSums, Mix, Projection, SparseLabels, row_loss
+from instil.objectives.fused import LossSums, Mix, Projection, row_loss
+from instil.objectives.sparse import SparseLabels
 from oracle import dense_loss
 
 # Largest error, relative to the largest element where that is above 1. bf16 rounds the logits themselves to 3 digits.

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from instil.objectives.config import DIVERGENCES, Divergence
-from instil.objectives.fused import Mix, SparseLabels
+from instil.objectives.fused import Mix
+from instil.objectives.sparse import SparseLabels
 from test_objectives import BOTH, Case, check, error, labels_of, make_case
 
 

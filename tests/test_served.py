@@ -33,7 +33,8 @@ from instil.models.config import ServedConfig
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.models.served import Endpoint, Pace, ServedGenerator
-from instil.objectives.fused import Mix, SparseLabels, row_loss
+from instil.objectives.fused import Mix, row_loss
+from instil.objectives.sparse import SparseLabels
 from instil.run.pipeline import Pipeline
 from instil.run.recipe_file import read_recipe
 from instil.run.teachers import rank_teachers

@@ -36,7 +36,8 @@ from instil.models.students.vocabulary.cut import keep_rows, renumber
 from instil.models.students.vocabulary.link import Link, link
 from instil.models.students.vocabulary.rewrite import by_word, pieces_of
 from instil.models.students.vocabulary.trim import VocabularyReport, trim
-from instil.objectives.fused import Mix, SparseLabels, row_loss
+from instil.objectives.fused import Mix, row_loss
+from instil.objectives.sparse import SparseLabels
 from instil.run.sections.student import StudentConfig
 from project import finished, project
 from small import BUILDERS, small_model, small_tokenizer, texts

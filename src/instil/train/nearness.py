@@ -24,7 +24,8 @@ from instil.labels.store import LabelStore
 from instil.labels.teacher import Teacher
 from instil.labels.writer import write_labels
 from instil.models.family import Family, Rows
-from instil.objectives.fused import Mix, SparseLabels, row_loss
+from instil.objectives.fused import Mix, row_loss
+from instil.objectives.sparse import SparseLabels
 from instil.train.task import projection_of
 
 NEXT_BATCH = "dense, next batch"

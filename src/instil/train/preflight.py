@@ -14,8 +14,9 @@ from torch import Tensor
 from instil.core.problems import Grade, Problem, fail, info, warn
 from instil.data.tokens import Encoded
 from instil.models.family import Family
-from instil.objectives.fused import Mix, SparseLabels
+from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
+from instil.objectives.sparse import SparseLabels
 from instil.train.config import LoopConfig
 from instil.train.task import RowLoss, TextBatch
 

@@ -20,7 +20,8 @@ from instil.models.family import Batch, Family, Rows
 from instil.models.head import Head
 from instil.models.layers import only_layers
 from instil.objectives.config import Weighing
-from instil.objectives.fused import LossSums, Mix, Projection, RowLabels, SparseLabels, row_loss
+from instil.objectives.fused import LossSums, Mix, Projection, RowLabels, row_loss
+from instil.objectives.sparse import SparseLabels
 from instil.objectives.temperature import LearnedTemperature
 
 LabelReader = Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]

@@ -24,7 +24,7 @@ from instil.models.loading import LoadedModel, Reader, load_model, load_reader
 from instil.models.preflight import context, hub, require_finite
 from instil.models.students.scratch import kind_of
 from instil.objectives.divergences import TINY
-from instil.objectives.fused import SparseLabels
+from instil.objectives.sparse import SparseLabels
 from instil.run.check.step import Step, Untrained, logits_of, take_step
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig

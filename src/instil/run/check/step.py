@@ -14,7 +14,7 @@ from instil.evaluate.memory import added_memory
 from instil.models.family import family_of
 from instil.models.loading import to_accelerator
 from instil.models.probe import evaluating
-from instil.objectives.fused import SparseLabels
+from instil.objectives.sparse import SparseLabels
 from instil.run.sections.distil import DistilConfig
 from instil.run.stages.distil import matching, mix_of
 from instil.train.preflight import Canary, canary, text_batch

@@ -11,7 +11,8 @@ from instil.data.tokens import Encoded
 from instil.labels.served import ServedTeacher
 from instil.models.family import Family
 from instil.models.generation import TransformersGenerator
-from instil.objectives.fused import RowLabels, SparseLabels
+from instil.objectives.fused import RowLabels
+from instil.objectives.sparse import SparseLabels
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig, OnPolicyConfig, SelfTeacherConfig
 from instil.run.stages.label import SERVED_HEAD, labeller_of
