@@ -1,6 +1,6 @@
 """What serving costs: teacher and student on transformers and on their best engines, alone and behind the server.
 
-    python -m benchmarks.serving RUN [--quick] [--json]
+    python -m benchmarks.serving RUN [--texts 96] [--rounds 5] [--threads N] [--quick] [--json]
 
 `RUN` is the folder of a finished run, such as runs/quickstart. Engines are timed in turns on the texts of its test set;
 the server and the bare engine take the same batches of 16, so that their ratio is what HTTP, queue and scheduling cost.
@@ -22,6 +22,8 @@ from benchmarks.serving_parts import Served, exports_of, quality, served, source
 from instil.core import console, units
 
 LEVELS = (1, 4, 16)
+_PROBES, _SPECULATED = 50, 32
+"""Most texts on which exports are compared, and on which the teacher is asked with a draft."""
 KEYS = (
     "server_over_engine_c16", "speedup_over_transformers_fp32", "size_ratio", "rougeL_change", "speculative_speedup",
     "speculative_acceptance",
@@ -69,18 +71,17 @@ def overhead(system: Served, sources: Sequence[str], rounds: int) -> float:
     return statistics.median(shares)
 
 
-def measure(run: Path, quick: bool, threads: int | None) -> dict[str, Any]:
-    """All numbers."""
-    count, rounds = (16, 1) if quick else (96, 5)
+def measure(run: Path, count: int, rounds: int, threads: int | None) -> dict[str, Any]:
+    """All numbers, of `count` texts."""
     sources = sources_of(run, count)
     found: dict[str, Any] = {"n": count, "rounds": rounds, "threads": threads, "systems": {}}
     with tempfile.TemporaryDirectory() as scratch:
-        places, found["refused"] = exports_of(run, Path(scratch), quick=quick)
+        places, found["refused"] = exports_of(run, Path(scratch), min(count, _PROBES))
         for name, place in places.items():
             console.say(f"  {name}")
             found["systems"][name] = _system(name, place, sources, rounds, threads)
         found["quality"] = quality(run, places, count)
-        found["speculation"] = speculation(run, Path(scratch), sources[: 8 if quick else 32], threads)
+        found["speculation"] = speculation(run, Path(scratch), sources[:_SPECULATED], threads)
     return {**found, **_keys(found)}
 
 
@@ -137,11 +138,14 @@ def main() -> None:
     """Reads the options, prints the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/quickstart"))
-    parser.add_argument("--quick", action="store_true", help="few texts, one round: whether it works")
+    parser.add_argument("--quick", action="store_true", help="16 texts, one round: whether it works")
+    parser.add_argument("--texts", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5, help="of the server against the bare engine")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--threads", type=int, help="of each engine; as many as it likes unless given")
     options = parser.parse_args()
-    found = measure(options.run, options.quick, options.threads)
+    count, rounds = (16, 1) if options.quick else (options.texts, options.rounds)
+    found = measure(options.run, count, rounds, options.threads)
     if options.json:
         console.emit_json(found)
     else:

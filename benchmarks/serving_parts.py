@@ -150,11 +150,10 @@ def _export(student: Student, scratch: Path, target: Any, precision: str, run: P
     return str(out)
 
 
-def exports_of(run: Path, scratch: Path, *, quick: bool) -> tuple[dict[str, ModelSpec], dict[str, str]]:
+def exports_of(run: Path, scratch: Path, probes: int) -> tuple[dict[str, ModelSpec], dict[str, str]]:
     """Teacher and student, each on transformers in fp32 and exported, by the names that the table shows; and what the
-    comparison said of those exports that it refused."""
+    comparison, on so many `probes`, said of those exports that it refused."""
     student, teacher = open_student(stage_of(run, "student")), merged_teacher(run, scratch)
-    probes = 6 if quick else 50
     plain = specs_of([str(run)])
     found = {"teacher, transformers fp32": plain[-1], "student, transformers fp32": plain[0]}
     refused = {}
