@@ -34,6 +34,8 @@ CODE_VERSIONS = {
 
 TRAINING = frozenset({"teach", "distil", "compress"})
 """Stages whose work several processes share."""
+OF_STUDENTS = frozenset({"student", "distil", "compress"})
+"""Stages that go by the student's seed, where a recipe gives it one of its own."""
 _LOOK_EVERY_SECONDS = 0.2
 
 LOCK_NAME, RECIPE_NAME = "lock", "recipe.yaml"
@@ -82,7 +84,7 @@ class Workshop:
         teacher). `damage(folder)` says what is broken in a finished artifact; if anything is, `work` is called again to
         mend it. Operating system errors leave as `StorageError`.
         """
-        seed = self.student_seed if name in ("student", "distil") else self.seed
+        seed = self.student_seed if name in OF_STUDENTS else self.seed
         mark = fingerprint(name, CODE_VERSIONS[name], dict(inputs), dict(config), seed)
         label = f"{self.prefix}{label or name}"
         folder = self.root / f"{label}-{mark}"

@@ -83,7 +83,9 @@ def _compress(
     if section.loop:
         task.batch_tokens = section.loop.batch_tokens
         with console.progress("compress", 100, "%") as advance:
-            result["recovery"] = run_training(task, section.loop, folder=folder, seed=recipe.seed, advance=advance)
+            result["recovery"] = run_training(
+                task, section.loop, folder=folder, seed=recipe.seed_of_student, advance=advance
+            )
     task.module.to("cpu")
     bake(model)
     after, after_s = _measured(task)
