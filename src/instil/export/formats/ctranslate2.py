@@ -33,6 +33,8 @@ _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "flo
 
 _STEPS, _STEPS_OF_NARROW_SUMS = 127, 96
 _PROCESSOR = Path("/proc/cpuinfo")
+_NOTHING = 1e-30
+"""A row of weights no larger than this is zero; its scale would be beyond fp32."""
 
 
 def write(student: Student, precision: str, folder: Path) -> None:
@@ -78,7 +80,7 @@ def _round(layer: Any, scope: str, value: Any) -> None:
         return
     weight_OI = value.to("float32").numpy()
     largest_O1 = np.abs(weight_OI).max(1, keepdims=True)
-    scale_O1 = (_steps() / np.where(largest_O1 > 0, largest_O1, 1.0)).astype(np.float32)
+    scale_O1 = (_steps() / np.where(largest_O1 > _NOTHING, largest_O1, 1.0)).astype(np.float32)
     setattr(layer, name, NumpyVariable(np.rint(weight_OI * scale_O1).astype(np.int8)))
     setattr(layer, f"{name}_scale", NumpyVariable(scale_O1[:, 0]))
 
