@@ -91,9 +91,9 @@ def served(name: str, spec: ModelSpec, threads: int | None, *, queue: int = 64, 
         options=EngineOptions(threads=threads, context=512, **options),
     )  # fmt: skip
     service = Service(config, say=lambda _: None)
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(service, log=lambda _: None), log_level="warning", access_log=False)
-    )
+    app = make_app(service, log=lambda _: None)
+    # A client's open connection must outlive the bare engine's turns, which ask nothing.
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=600))
     door = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, name=name)
     thread.start()
