@@ -153,27 +153,23 @@ def test_quantised_exports_are_smaller_and_near(target: Any, precision: str, sma
 
 
 @pytest.mark.parametrize(
-    ("flags", "machine", "steps"),
-    [("avx2 fma", "x86_64", 96), ("avx2 avx512_vnni", "x86_64", 127), ("asimd", "aarch64", 127), (None, "AMD64", 127)],
-)
-def test_int8_leaves_room_for_sums_in_16_bits(
-    flags: str | None, machine: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    ("machine", "processor", "steps"),
+    [
+        ("x86_64", "flags : fpu avx2 fma", 96), ("x86_64", "flags : avx2 avx512_vnni", 127),
+        ("aarch64", "Features : asimd", 127), ("AMD64", "", 127),
+    ],
+)  # fmt: skip
+def test_int8_leaves_room_for_sums_in_16_bits(machine: str, processor: str, steps: int) -> None:
     from ctranslate2.specs.model_spec import NumpyVariable
 
     from instil.export.formats import ctranslate2 as converting
 
-    told = tmp_path / "cpuinfo"
-    if flags:
-        told.write_text(f"flags : fpu {flags}\n")
-    monkeypatch.setattr(converting, "_PROCESSOR", told)
-    monkeypatch.setattr(converting.platform, "machine", lambda: machine)
-    converting._steps.cache_clear()
-    layer = SimpleNamespace(weight=NumpyVariable(np.array([[0.5, -2.0], [0, 0]], np.float32)), weight_scale=None)
-    converting._round(layer, "decoder/layer_0/linear/weight", layer.weight)
-    converting._steps.cache_clear()
-    assert layer.weight.numpy().tolist() == [[round(steps / 4), -steps], [0, 0]]
-    assert layer.weight_scale.numpy().tolist() == [steps / 2, steps]
+    assert converting.steps_on(machine, processor) == steps
+    rows = np.array([[0.5, -2.0], [0, 0], [0, 1e-39]], np.float32)
+    layer = SimpleNamespace(weight=NumpyVariable(rows), weight_scale=None)
+    converting._round(steps, layer, "decoder/layer_0/linear/weight", layer.weight)
+    assert layer.weight.numpy().tolist() == [[round(steps / 4), -steps], [0, 0], [0, 0]]
+    assert layer.weight_scale.numpy().tolist() == [steps / 2, steps, steps]
 
 
 def test_types_of_a_q4_k_m_file() -> None:

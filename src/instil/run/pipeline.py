@@ -158,7 +158,8 @@ class Pipeline:
         comparison, place = read_comparison(self.evaluation), self.root / report.REPORT_NAME
         if not is_first():
             return comparison, place
-        publish.write_text(self.root / SUMMARY_NAME, json.dumps(self.summary(), indent=2, ensure_ascii=False) + "\n")
+        summary = json.dumps(self.summary(comparison), indent=2, ensure_ascii=False)
+        publish.write_text(self.root / SUMMARY_NAME, summary + "\n")
         self._tell_card(comparison)
         report.write_report(
             self.root, title=self.recipe.name, comparison=comparison, curves=self._curves(), facts=self._facts(),
@@ -166,10 +167,9 @@ class Pipeline:
         )  # fmt: skip
         return comparison, place
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, comparison: Comparison) -> dict[str, Any]:
         """What `summary.json` holds: the comparison in numbers, and the folders that it came from."""
-        named = {"recipe": self.recipe.name, "stages": self._stage_folders()}
-        return read_comparison(self.evaluation).summary() | named
+        return comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
 
     def _tell_card(self, comparison: Comparison) -> None:
         """The student's card says what the student was measured to be. It is no part of the model's fingerprint."""

@@ -12,9 +12,9 @@ Shape letters: O outputs, I inputs.
 from __future__ import annotations
 
 import copy
-import functools
 import platform
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +48,7 @@ def write(student: Student, precision: str, folder: Path) -> None:
         spec.validate()
         spec.optimize(_TYPES[precision])
         if precision == "int8":
-            visit_spec(spec, _round)
+            visit_spec(spec, partial(_round, _steps()))
         folder.mkdir(parents=True, exist_ok=True)
         spec.save(str(folder))
     except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
@@ -61,7 +61,7 @@ def _spec(student: Student) -> Any:
     kind = type(student.loaded.model.config).__name__
     loader = _loader(kind)
     if loader is None:
-        raise NotImplementedError(f"it has no loader for {kind}")
+        raise ValueError(f"it has no loader for {kind}")
     # Some loaders take the model apart.
     model = copy.deepcopy(student.loaded.model).float()
     _with_factors(model)
@@ -73,25 +73,27 @@ def _spec(student: Student) -> Any:
     return spec
 
 
-def _round(layer: Any, scope: str, value: Any) -> None:
-    """Turns a matrix of `layer` into whole numbers with a scale for each row, as CTranslate2 reads them."""
+def _round(steps: int, layer: Any, scope: str, value: Any) -> None:
+    """Turns a matrix of `layer` into whole numbers up to `steps`, a scale for each row, as CTranslate2 reads them."""
     name = scope.rsplit("/", 1)[-1]
     if not isinstance(value, Variable) or value.is_scalar() or not hasattr(layer, f"{name}_scale"):
         return
     weight_OI = value.to("float32").numpy()
     largest_O1 = np.abs(weight_OI).max(1, keepdims=True)
-    scale_O1 = (_steps() / np.where(largest_O1 > _NOTHING, largest_O1, 1.0)).astype(np.float32)
+    scale_O1 = (steps / np.where(largest_O1 > _NOTHING, largest_O1, 1.0)).astype(np.float32)
     setattr(layer, name, NumpyVariable(np.rint(weight_OI * scale_O1).astype(np.int8)))
     setattr(layer, f"{name}_scale", NumpyVariable(scale_O1[:, 0]))
 
 
-@functools.cache
 def _steps() -> int:
-    """How many steps a weight has on each side of zero on this processor."""
-    told = ""
     with suppress(OSError):
-        told = _PROCESSOR.read_text()
-    narrow = platform.machine() in ("x86_64", "AMD64") and "avx2" in told and "vnni" not in told
+        return steps_on(platform.machine(), _PROCESSOR.read_text())
+    return _STEPS
+
+
+def steps_on(machine: str, processor: str) -> int:
+    """How many steps a weight has on each side of zero on such a machine, whose `processor` tells of itself so."""
+    narrow = machine in ("x86_64", "AMD64") and "avx2" in processor and "vnni" not in processor
     return _STEPS_OF_NARROW_SUMS if narrow else _STEPS
 
 

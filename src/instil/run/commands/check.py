@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instil.run.commands.options import AsJson, Overrides, RecipePath
+from instil.run.commands.options import AsJson, Overrides, RecipePath, recipe_of
 
 if TYPE_CHECKING:
     from instil.run.check.check import Checked
@@ -31,9 +31,8 @@ def check(
 ) -> None:  # fmt: skip
     """Tell all that would go wrong, with evidence and remedy; exit 1 if anything would. Changes nothing on disk."""
     from instil.core import console
-    from instil.run.recipe_file import read_recipe
 
-    loaded = read_recipe(recipe, tuple(overrides or ()))
+    loaded = recipe_of(recipe, overrides)
     from instil.run.check import check as checking
 
     groups = checking.chosen_groups(only)

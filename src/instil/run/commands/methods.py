@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from instil.run.commands.options import AsJson
+from instil.run.commands.options import AsJson, Overrides, recipe_of
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -36,16 +36,13 @@ def methods(as_json: AsJson = False) -> None:
 def teachers(
     recipe: Annotated[Path, typer.Argument(help="A recipe with a teachers section.", show_default=False)],
     items: Annotated[int, typer.Option(help="Validation records that each candidate answers.", min=1)] = 50,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value. Repeatable.")
-    ] = None,
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank the teachers that a recipe names on your validation records."""
     from instil.core import console
-    from instil.run.recipe_file import read_recipe
 
-    loaded = read_recipe(recipe, tuple(overrides or ()))
+    loaded = recipe_of(recipe, overrides)
     from instil.run.teachers import rank_teachers
 
     found = rank_teachers(loaded, Path(), items=items)

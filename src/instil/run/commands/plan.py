@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from instil.run.commands.options import AsJson
+from instil.run.commands.options import AsJson, pipeline_of
 
 plan_app = typer.Typer(
     help="Hours, memory, money and break-even, before anything is spent.",
@@ -76,13 +76,11 @@ def plan(
 
 def _measure(recipe: Path, as_json: bool) -> None:
     from instil.core import console, units
-    from instil.run.recipe_file import read_recipe
 
-    loaded = read_recipe(recipe, ())
+    pipeline = pipeline_of(recipe)
     from instil.run import measure as measuring
-    from instil.run.pipeline import Pipeline
 
-    found = measuring.measure(Pipeline(loaded, Path()))
+    found = measuring.measure(pipeline)
     if as_json:
         console.emit_json(measuring.as_json(found) | {"next": f"instil run {recipe}"})
         return

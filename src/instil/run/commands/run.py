@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instil.core.processes import is_first
-from instil.run.commands.options import AsJson, AsMarkdown, Overrides, RecipePath
-from instil.run.commands.stages import pipeline_of
+from instil.run.commands.options import AsJson, AsMarkdown, Overrides, RecipePath, pipeline_of
 
 if TYPE_CHECKING:
     from instil.run.pipeline import Pipeline
@@ -76,7 +75,7 @@ def _show(pipeline: Pipeline, md: bool, as_json: bool, next_command: str) -> Non
 
     comparison, place = pipeline.publish(next_command)
     if as_json:
-        console.emit_json(pipeline.summary() | {"report": str(place), "next": next_command})
+        console.emit_json(pipeline.summary(comparison) | {"report": str(place), "next": next_command})
         return
     if md:
         from instil.run.report.markdown import markdown

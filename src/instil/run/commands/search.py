@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from instil.run.commands.options import AsJson, Overrides, RecipePath
+from instil.run.commands.options import AsJson, Overrides, RecipePath, pipeline_of
 
 
 def search(
@@ -32,7 +32,6 @@ def search(
     """Try students of the recipe's teacher; print the best one within the limits, as lines for the recipe."""
     from instil.core.config import parse
     from instil.core.errors import ConfigError
-    from instil.run.recipe_file import read_recipe
     from instil.run.search.wish import Wish, numbers
 
     bounds = {"latency_ms": latency_ms, "parameters": max_parameters, "bytes": max_bytes, "flops": max_flops}
@@ -47,12 +46,8 @@ def search(
     wish = parse(Wish, asked, name="instil search")
     if write is not None and write.exists():
         raise ConfigError(f"--write {write}: is there already; give another name")
-    loaded = read_recipe(recipe, tuple(overrides or ()))
-    from instil.run.pipeline import Pipeline
-
-    pipeline = Pipeline(loaded, Path())
-    artifact = pipeline.search(wish)
-    _show(loaded, artifact, recipe, write, as_json)
+    pipeline = pipeline_of(recipe, overrides)
+    _show(pipeline.recipe, pipeline.search(wish), recipe, write, as_json)
 
 
 def _show(loaded: Any, artifact: Any, recipe: Path, write: Path | None, as_json: bool) -> None:

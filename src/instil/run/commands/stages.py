@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instil.run.commands.options import AsJson, Overrides, RecipePath
+from instil.run.commands.options import AsJson, Overrides, RecipePath, pipeline_of
 
 if TYPE_CHECKING:
     from instil.run.pipeline import Pipeline
+    from instil.run.stage import Artifact
 
 
 def data(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -48,7 +49,7 @@ def label(
     _say_stage("label", artifact, as_json, f"instil labels merge STORE {artifact.folder.parent}/label-part-*")
 
 
-def _measure_labels(pipeline: Any, rows: int, as_json: bool, following: str) -> None:
+def _measure_labels(pipeline: Pipeline, rows: int, as_json: bool, following: str) -> None:
     from instil.core import console
     from instil.run.measure_labels import measure_labels
 
@@ -80,16 +81,6 @@ def compress(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = 
     _stage("compress", recipe, overrides, as_json, next_stage="evaluate")
 
 
-def pipeline_of(recipe: Path, overrides: list[str] | None) -> Pipeline:
-    """The pipeline of a recipe's file, changed by `overrides`."""
-    from instil.run.recipe_file import read_recipe
-
-    loaded = read_recipe(recipe, tuple(overrides or ()))
-    from instil.run.pipeline import Pipeline
-
-    return Pipeline(loaded, Path())
-
-
 def _stage(name: str, recipe: Path, overrides: list[str] | None, as_json: bool, *, next_stage: str) -> None:
     pipeline = pipeline_of(recipe, overrides)
     from instil.run.pipeline import STAGES
@@ -97,7 +88,7 @@ def _stage(name: str, recipe: Path, overrides: list[str] | None, as_json: bool, 
     _say_stage(name, STAGES[name](pipeline), as_json, f"instil {next_stage} {recipe}")
 
 
-def _say_stage(name: str, artifact: Any, as_json: bool, following: str) -> None:
+def _say_stage(name: str, artifact: Artifact | None, as_json: bool, following: str) -> None:
     from instil.core import console
 
     if as_json:

@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 def vllm_command(
-    ref: str, port: int, *, context: int, draft: str | None = None, draft_tokens: int = 3
+    ref: str, port: int, *, context: int, draft: str | None = None, draft_tokens: int
 ) -> list[str]:  # fmt: skip
     """How vLLM is started for one model; `draft` guesses ahead."""
     command = ["vllm", "serve", ref, "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(context)]

@@ -26,7 +26,7 @@ class LlamaEngine:
 
     def __init__(
         self, path: Path, *, batch: int = 16, threads: int | None = None, context: int = 2048,
-        draft: Path | None = None, draft_tokens: int = 3,
+        draft: Path | None = None, draft_tokens: int,
     ) -> None:  # fmt: skip
         self.tokenizer = load_tokenizer(path.parent, str(path), gguf=path)
         params = _params(path, batch, threads, context)
