@@ -70,6 +70,13 @@ BROKEN = (
     Broken("nothing to examine on", "examination-empty", sections={"data": {"test_share": 0}}),
     Broken("nothing to validate on", "validation-empty", "warn", {"data": {"validation_share": 0}}),
     Broken("few records", "records-few", "warn", {"data": {"limit": {"train": 60}}}),
+    Broken(
+        "sorted records", "records-sorted", "warn", {"data": {"limit": {"train": 110}}},
+        lambda folder: write_rows(folder, [
+            {**row, "source": f"{'hotel' if n < 140 else 'laptop'} {row['source']}"}
+            for n, row in enumerate(rows_of(folder))
+        ]),
+    ),
     Broken("the same twice, dropped", "duplicates-many", "warn", harm=repeated),
     Broken(
         "the same twice, kept", "duplicates-kept", "warn", {"data": {"clean": {"exact_duplicates": False}}}, repeated

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from instil.data.config import CleanConfig, DataConfig, SplitLimits
 from instil.data.duplicates import near_duplicates
 from instil.data.leakage import HeldOut
 from instil.data.load import cut, load_splits
+from instil.data.order import one_sided
 from instil.data.records import Record, Splits, data_fingerprint
 
 WORDS = st.sampled_from("a b c d".split())
@@ -148,13 +151,43 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
     assert account.notes[-1].startswith("test is empty")
 
 
-def test_a_limit_is_the_beginning_of_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["given", "mixed"])
+def test_a_limit_is_the_beginning_of_the_whole(order: str, tmp_path: Path) -> None:
     sources = [words(n // 3 * 50, 30) + f" x{n}" for n in range(900)]  # two of three are near duplicates
-    whole, _ = run(tmp_path, sources)
-    some, account = run(tmp_path, sources, limit={"train": 100})
+    whole, _ = run(tmp_path, sources, order=order)
+    some, account = run(tmp_path, sources, order=order, limit={"train": 100})
     assert some["train"] == whole["train"][:100]
     found = account.splits["train"]
     assert found.read == found.kept + sum(found.dropped.values())
+
+
+def test_a_limit_of_sorted_records_takes_one_kind_and_says_so(tmp_path: Path) -> None:
+    sources = [f"{kind}: number {n}" for kind in ("hotel", "laptop") for n in range(300)]
+    given, account = run(tmp_path, sources, limit={"train": 200})
+    assert {record.source.split(":")[0] for record in given["train"]} == {"hotel"}
+    (note,) = account.notes
+    assert note.startswith("the 200 train records within the limit are unlike the others: 'hotel:' is in 100% of them")
+    assert note.endswith("set data.order: mixed")
+    assert Account.of_dict(account.as_dict()).as_dict() == account.as_dict()
+    mixed, account = run(tmp_path, sources, order="mixed", limit={"train": 200})
+    kinds = [record.source.split(":")[0] for record in mixed["train"]]
+    assert 70 < kinds.count("hotel") < 130 and not account.notes
+
+
+def test_records_that_are_added_leave_the_mixed_order_of_the_others(tmp_path: Path) -> None:
+    sources = [f"number {n}" for n in range(300)]
+    few, _ = run(tmp_path, sources[:200], order="mixed")
+    more, _ = run(tmp_path, sources, order="mixed")
+    old = {record.source for record in few["train"]}
+    assert [record for record in more["train"] if record.source in old] == few["train"]
+    assert [int(record.source.split()[1]) for record in few["train"]] != list(range(200))
+
+
+def test_words_that_differ_by_chance_are_no_kind() -> None:
+    rng = random.Random(0)
+    records = [Record(id=str(n), source=" ".join(rng.choices("abcdefgh", k=4)), targets=("t",)) for n in range(400)]
+    assert one_sided(records[:60], records[60:]) == ""
+    assert one_sided(records[:20], [replace(record, source="z") for record in records]) == ""  # too few to say
 
 
 def test_files_that_count_alike_get_ids_apart(tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ class SplitAccount:
     """Records of one split; `read` is the sum of `dropped` and `kept`.
 
     `leaks_kept`: training records that overlap a held-out split and stayed, because the recipe only warns.
+    `one_sided`: what tells the records within the limit from those over it, where they differ.
     """
 
     read: int
     kept: int
     dropped: Mapping[Reason, int] = field(default_factory=dict)
     leaks_kept: int = 0
+    one_sided: str = ""
 
     def line(self) -> str:
         """ "6 kept of 9 read; dropped: 2 too short, 1 near duplicate"."""
@@ -61,6 +63,7 @@ class Account:
                 "kept": split.kept,
                 "dropped": {reason: split.dropped.get(reason, 0) for reason in REASONS},
                 "leaks_kept": split.leaks_kept,
+                "one_sided": split.one_sided,
             }
             for name, split in self.splits.items()
         }
@@ -70,7 +73,9 @@ class Account:
     def of_dict(cls, values: Mapping[str, Any]) -> Account:
         """What `as_dict` gave."""
         splits = {
-            name: SplitAccount(each["read"], each["kept"], each["dropped"], each["leaks_kept"])
+            name: SplitAccount(
+                each["read"], each["kept"], each["dropped"], each["leaks_kept"], each.get("one_sided", "")
+            )
             for name, each in values["splits"].items()
         }
         return cls(splits, tuple(values["notes"]))

@@ -64,7 +64,7 @@ class CleanConfig(Config):
 
 
 class SplitLimits(Config):
-    """The most records to keep of each split, counted after cleaning; the first ones stay."""
+    """The most records to keep of each split, counted after cleaning; the first ones stay, in the order of `order`."""
 
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
@@ -83,7 +83,9 @@ class Places(Config):
     or `hub:owner/name`. `source` may bring its own splits (files or hub splits named train, validation, test);
     `train`, `validation` and `test` each name the place of one split. A held-out split that nobody brings is cut from
     the training records by a hash of the source text, so records that are added later never move the others.
-    `config`, `split` and `revision` are for hub data sets.
+    `config`, `split` and `revision` are for hub data sets. `order`: records are taken as they are given, or mixed by a
+    hash of their source texts. Where a file is sorted, by subject or by date, a limit or `evaluate.items` would
+    otherwise take records of one kind.
     """
 
     source: str | None = None
@@ -96,6 +98,7 @@ class Places(Config):
     columns: Columns = Columns()
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     test_share: float = Field(default=0.1, ge=0, lt=1)
+    order: Literal["given", "mixed"] = "given"
     limit: SplitLimits = SplitLimits()
     clean: CleanConfig = CleanConfig()
 
@@ -170,5 +173,5 @@ class DataConfig(Places):
     def _placed(self, task: FurtherTask) -> FurtherTask:
         if task._places_needed:
             return task
-        shared = {*_PLACES, "limit", "clean"} - task.model_fields_set
+        shared = {*_PLACES, "order", "limit", "clean"} - task.model_fields_set
         return task.model_copy(update={name: getattr(self, name) for name in shared})

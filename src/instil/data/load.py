@@ -14,6 +14,7 @@ from instil.data.clean import Gate, Heard, judge, source_key
 from instil.data.columns import layout, record_of
 from instil.data.config import CleanConfig, DataConfig, Places
 from instil.data.leakage import HeldOut
+from instil.data.order import mixed, one_sided
 from instil.data.problems import BadData
 from instil.data.records import HELD_OUT, MAIN_TASK, SPLIT_NAMES, Record, SplitName, Splits
 from instil.data.sources import Origin, Plan, open_origin, plan
@@ -61,9 +62,11 @@ def _clean(
     for name in SPLIT_NAMES:
         heard = _heard(advance, f"{name}: ")
         against = held_out if name == "train" else None
-        chosen = _choose(gates[name].records, task.clean, task.limit.of(name), against, heard)
+        records = gates[name].records if task.order == "given" else mixed(gates[name].records)
+        chosen = _choose(records, task.clean, task.limit.of(name), against, heard)
         dropped = gates[name].dropped + chosen.dropped
-        accounts[name] = SplitAccount(gates[name].read, len(chosen.records), dict(dropped), chosen.leaks_kept)
+        told = one_sided(chosen.records, chosen.over_limit)
+        accounts[name] = SplitAccount(gates[name].read, len(chosen.records), dict(dropped), chosen.leaks_kept, told)
         splits[name] = chosen.records
     return splits, accounts
 
@@ -132,6 +135,7 @@ def cut(key: bytes, shares: dict[SplitName, float]) -> SplitName:
 @dataclass(frozen=True, slots=True)
 class _Chosen:
     records: list[Record]
+    over_limit: list[Record]
     dropped: Counter[Reason]
     leaks_kept: int
 
@@ -153,7 +157,7 @@ def _choose(
     leaks = sum(reasons[index] is not None for index in good)
     dropped = Counter(reason for reason in reasons[:end] if reason is not None and not _only_warned(reason, config))
     dropped["over limit"] = len(records) - end
-    return _Chosen([records[index] for index in good], +dropped, leaks)
+    return _Chosen([records[index] for index in good], records[end:], +dropped, leaks)
 
 
 def _only_warned(reason: Reason, config: CleanConfig) -> bool:
@@ -184,6 +188,10 @@ def _notes(accounts: dict[str, SplitAccount], plan: Plan, config: Places) -> lis
     for name in HELD_OUT:
         if name not in plan.given and accounts[name].kept == 0 and config.share_of(name) > 0:
             notes.append(f"{name} is empty: {accounts['train'].read:,} records are too few; raise data.{name}_share")
+    for split, account in accounts.items():
+        if account.one_sided:
+            first = f"the {account.kept:,} {split} records within the limit are unlike the others"
+            notes.append(f"{first}: {account.one_sided}; set data.order: mixed")
     train = accounts["train"]
     if train.leaks_kept:
         notes.append(f"{train.leaks_kept:,} train records overlap validation or test and stayed: leakage is 'warn'")

@@ -15,8 +15,9 @@ from instil.data.clean import source_key
 from instil.data.columns import layout, record_of
 from instil.data.config import DataConfig, Places
 from instil.data.leakage import HeldOut
+from instil.data.order import one_sided
 from instil.data.problems import BadData
-from instil.data.records import HELD_OUT, SPLIT_NAMES, Record, SplitName, Splits
+from instil.data.records import HELD_OUT, MAIN_TASK, SPLIT_NAMES, Record, SplitName, Splits
 from instil.data.sources import Origin, open_origin, plan
 from instil.data.tokens import Truncation
 
@@ -71,12 +72,16 @@ def _first_problem(origin: Origin, config: Places) -> Problem | None:
     return None
 
 
-def records_problems(splits: Splits, account: Account, config: DataConfig, *, examined: SplitName) -> list[Problem]:
+def records_problems(
+    splits: Splits, account: Account, config: DataConfig, *, examined: SplitName, items: int | None = None,
+    task: str = MAIN_TASK,
+) -> list[Problem]:  # fmt: skip
     """What the records are like that are left after cleaning, and what cleaning took away. `examined`: the split that
-    the students are examined on."""
+    the students are examined on, `items`: on how many of its records of `task`."""
     train = splits["train"][:LOOKED_AT]
     return [
         *sizes(splits, examined),
+        *sorted_records([record for record in splits[examined] if record.task == task], account, examined, items),
         *duplicates(account.splits["train"], train),
         *leakage(splits, account.splits["train"], config),
         *empty_targets(account.splits["train"]),
@@ -97,6 +102,19 @@ def sizes(splits: Splits, examined: SplitName) -> list[Problem]:
         remedy = "give more records; instil labels any source, labels.targets: teacher writes targets for them"
         found.append(warn("records-few", f"{count:,} training records are few to learn from", remedy))
     return found
+
+
+def sorted_records(held_out: list[Record], account: Account, examined: SplitName, items: int | None) -> list[Problem]:
+    """Beginnings of a split, taken for the whole, that are of another kind than the rest."""
+    told = {f"the first {each.kept:,} {name} records": each.one_sided for name, each in account.splits.items()}
+    if items is not None:
+        told[f"the {items:,} {examined} records of the examination"] = one_sided(held_out[:items], held_out[items:])
+    remedy = "set data.order: mixed"
+    return [
+        warn("records-sorted", f"{which} are unlike the others", remedy, evidence=evidence)
+        for which, evidence in told.items()
+        if evidence
+    ]
 
 
 def duplicates(account: SplitAccount, train: list[Record]) -> list[Problem]:

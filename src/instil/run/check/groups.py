@@ -76,7 +76,10 @@ def data(case: Case) -> Iterator[Problem]:
         found = data_checks.preflight(config, case.base) if several else []
         yield from (problem for problem in found if problem not in case.broken["data"] and problem.grade == "fail")
         return
-    yield from data_checks.records_problems(*case.data, case.recipe.data, examined=case.recipe.evaluate.split)
+    section = case.recipe.evaluate
+    yield from data_checks.records_problems(
+        *case.data, case.recipe.data, examined=section.split, items=section.items, task=section.task
+    )
     yield from data_checks.truncation(case.encoded[1])
 
 
