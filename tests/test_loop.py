@@ -148,6 +148,21 @@ def test_uneven_micro_batches_follow_the_gradient_of_the_whole_batch(tmp_path: P
     assert distance(weights(task), weights(by_hand)) < 1e-9
 
 
+def test_adafactor_moves_each_matrix_by_a_share_of_its_own_size(tmp_path: Path) -> None:
+    """Root mean squares, as the step's length is defined by Shazeer and Stern (2018), section 8."""
+    task = make_task(count=6)
+    before = {name: value.detach().clone() for name, value in task.module.named_parameters()}
+    run(task, make_config({"steps": 1}, optimizer="adafactor", learning_rate=0.02, warmup=0.0), tmp_path)
+    moved = {
+        name: float((value.detach() - before[name]).norm() / before[name].norm())
+        for name, value in task.module.named_parameters()
+        if value.ndim > 1 and before[name].square().mean() > 1e-5
+    }
+    assert len(moved) > 5
+    # Embeddings of tokens that no example has stay where they are.
+    assert all(0.005 < share <= 0.02 + 1e-6 for share in moved.values()), moved
+
+
 def test_report_counts_rows_and_tokens(tmp_path: Path) -> None:
     task = make_task(count=10)
     reports = run(task, make_config({"epochs": 2}, batch_size=3), tmp_path)
@@ -157,9 +172,11 @@ def test_report_counts_rows_and_tokens(tmp_path: Path) -> None:
     assert reports[-1].progress == 1 and reports[0].elapsed_s > 0
 
 
-def test_training_learns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_training_learns(optimizer: str, tmp_path: Path) -> None:
     task = make_task(count=4)
-    reports = run(task, make_config({"steps": 40}, batch_tokens=500, learning_rate=1e-2), tmp_path)
+    settings: Any = {"optimizer": optimizer, "learning_rate": {"adamw": 1e-2, "adafactor": 5e-2}[optimizer]}
+    reports = run(task, make_config({"steps": 40}, batch_tokens=500, **settings), tmp_path)
     assert reports[-1].loss < 0.3 * reports[0].loss
 
 

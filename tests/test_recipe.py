@@ -176,6 +176,13 @@ def test_the_optimizer_of_the_worked_example_can_be_written(good: Path) -> None:
     assert (loop.accumulation, loop.batch_size) == (8, 2)
 
 
+def test_adafactor_has_no_betas(good: Path) -> None:
+    recipe = read_recipe(good, ("distil.loop.optimizer=adafactor",))
+    assert recipe.distil is not None and recipe.distil.loop.optimizer == "adafactor"
+    with pytest.raises(ConfigError, match="adafactor has no betas; leave them out"):
+        read_recipe(good, ("distil.loop.optimizer=adafactor", "distil.loop.betas=[0.9, 0.99]"))
+
+
 def test_the_resolved_recipe_reads_as_the_same(good: Path, tmp_path: Path) -> None:
     recipe = read_recipe(good, ("distil.alpha=0.3",))
     assert read_recipe(_write(tmp_path, resolved_yaml(recipe))) == recipe

@@ -38,6 +38,9 @@ class LoopConfig(Config):
     batch_tokens: PositiveInt = 2048
     batch_size: PositiveInt | None = Field(default=None, description="most examples in a micro-batch")
     accumulation: PositiveInt = 1
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """`adafactor` makes a matrix's step a share, `learning_rate`, of the matrix itself: what a T5 from scratch needs,
+    whose embeddings are a hundred times as large as its queries. Rates about 0.01 are usual there."""
     learning_rate: PositiveFloat = 3e-4
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the budget")
     decay: Literal["linear", "cosine", "constant"] = "linear"
@@ -50,6 +53,12 @@ class LoopConfig(Config):
     checkpoint_steps: PositiveInt | None = Field(default=None, description="instead of checkpoint_minutes")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     validate_steps: PositiveInt | None = Field(default=None, description="steps between validation losses")
+
+    @model_validator(mode="after")
+    def _betas_belong_to_adamw(self) -> Self:
+        if self.optimizer == "adafactor" and "betas" in self.model_fields_set:
+            raise ValueError("adafactor has no betas; leave them out, or set optimizer: adamw")
+        return self
 
     def decisive(self) -> dict[str, Any]:
         """The settings that the result depends on: all but where and how often it is written down."""
