@@ -169,7 +169,7 @@ def test_two_hundred_pairs_give_a_recipe_for_the_built_in_teacher() -> None:
     assert (student.layers, student.choice) == (18, "block-influence")
     assert (teach.loop.budget.minutes, distil.loop.budget.minutes, distil.without_teacher) == (4, 3, True)
     assert recipe.prompt.text == "{source}\n\nSummary:"
-    assert recipe.data.limit.train is None
+    assert recipe.data.limit.train is None and recipe.data.order == "mixed"
     assert [remark for remark in result.remarks if "guessed" in remark]
     splits, _ = load_splits(recipe.data, base=Path())
     assert min(len(records) for records in splits.values()) >= 5

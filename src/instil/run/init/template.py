@@ -187,6 +187,7 @@ data:\tyour pairs of texts
     id: $id\tunique names of the records; null makes them from the content
     source: $source\twhat the model reads
     $target_key: $target\twhat it is to write; [one, another] for several columns
+  order: mixed\ta limit takes some of everything, sorted though the file may be; or given
   validation_share: $validation_share\tof the records, kept out of training to watch it by
   test_share: $test_share\tof the records, kept out of training to compare the models on
   limit:\tthe most records of each split; also validation, test
