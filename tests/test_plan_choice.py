@@ -21,11 +21,11 @@ from instil.core.errors import ConfigError, DataError, ModelError
 from instil.plan import prices
 from instil.plan.answer import answer, as_json, lines
 from instil.plan.breakeven import BreakEven, Served
-from instil.plan.choice import Candidate, choose, pareto
+from instil.plan.choice import Candidate, candidates, choose, pareto
 from instil.plan.hardware import accelerators
 from instil.plan.layout import Layout
 from instil.plan.memory import capacity
-from instil.plan.models import known_models
+from instil.plan.models import find_model, known_models
 from instil.plan.shape import parameters
 from instil.plan.stages import Stage
 from instil.plan.wish import Wish, read_count, read_hours, share_vocabulary, student_shape
@@ -94,6 +94,15 @@ def test_a_tpu_on_google_cloud_is_planned_with_a_remark() -> None:
     assert found.choice.best and found.choice.best.instance.accelerator == "TPU-v5e"
     assert any("has not been run on TPUs" in line for line in lines(found))
     assert all(not each.instance.device.is_tpu for each in answer(wish(cloud="gcp"), OFFERED).choice.pareto)
+
+
+def test_adapters_on_4_bit_weights_are_chosen_where_they_are_cheapest_and_never_on_a_tpu() -> None:
+    small = wish(teacher="qwq-32b", student="qwq-32b", examples=2_000, gpus=1, gpu="A100-SXM-40GB", cloud=None)
+    choice = choose(small, OFFERED)
+    assert choice.best is None and choice.nearest is not None and choice.nearest.way == "labels-qlora"
+    models = (find_model(name) for name in ("gemma-3-27b", "gemma-3-4b"))
+    ways = {each.way for each in candidates(wish(), *models, prices.select(OFFERED, cloud="gcp", gpu="v5e"))}
+    assert ways == {"labels", "labels-lora", "online"}
 
 
 def test_an_impossible_wish_gets_no_plan_and_the_nearest(tmp_path: Path) -> None:

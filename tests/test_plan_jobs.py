@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from instil.core.errors import ConfigError
 from instil.plan import prices
 from instil.plan.choice import Choice, choose
 from instil.plan.jobs import WRITERS, job_files
-from instil.plan.wish import Wish
+from instil.plan.wish import Way, Wish
 
 OFFERED = prices.built_in()
 
@@ -28,6 +29,17 @@ def chosen(**more: object) -> Choice:
 
 
 ONE, MANY = chosen(), chosen(examples=500_000)
+
+
+@pytest.mark.parametrize(("way", "kind", "package"), [
+    ("labels", "", "instil"), ("labels-lora", "lora", "instil"), ("labels-qlora", "qlora", "'instil[qlora]'"),
+])  # fmt: skip
+def test_a_job_asks_for_its_plans_adapters_and_installs_what_they_need(way: Way, kind: str, package: str) -> None:
+    assert ONE.best is not None
+    choice = replace(ONE, best=replace(ONE.best, way=way))
+    script = job_files(choice, "torchrun", recipe="mine.yaml")["job.sh"]
+    assert f"pip install --quiet {package}\n" in script
+    assert re.findall(r"distil\.adapt\.kind=(\w+)", script) == [kind] * 2 * bool(kind)
 
 
 @pytest.mark.parametrize("kind", sorted(set(WRITERS) - {"ray"}))

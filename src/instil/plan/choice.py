@@ -28,8 +28,8 @@ from instil.plan.wish import WAYS, Way, Wish, share_vocabulary, student_shape
 MACHINES = (1, 2, 4, 8)
 WITH_NETWORK = 8
 """Devices of a machine from which clouds put a fast network between machines; smaller ones work alone."""
-ABLE: tuple[Way, ...] = ("labels", "labels-lora")
-"""Ways that instil goes. Of the others a plan tells what they would have cost."""
+ABLE: tuple[Way, ...] = ("labels", "labels-lora", "labels-qlora")
+"""Ways that instil goes. Of the other a plan tells what it would have cost."""
 ALIKE = 1.25
 """Money counts as the same up to this factor: prediction is no finer."""
 
@@ -134,6 +134,8 @@ def candidates(wish: Wish, teacher: Shape, student: Shape, offered: Iterable[Ins
             cluster = Cluster(device=instance.device, count=devices, per_machine=instance.count)
             shared = _shared_stages(wish, teacher, cluster)
             for way in ways:
+                if way == "labels-qlora" and instance.device.is_tpu:
+                    continue  # bitsandbytes has no weights of 4 bits there.
                 yield _candidate(wish, teacher, student, way, instance, machines, cluster, shared)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instil.plan.jobs.steps import INSTALL, Job, label_lines, launcher, learn_lines, merge_lines, vault_lines
+from instil.plan.jobs.steps import Job, install_line, label_lines, launcher, learn_lines, merge_lines, vault_lines
 
 
 def torchrun_files(job: Job) -> dict[str, str]:
@@ -14,7 +14,7 @@ def torchrun_files(job: Job) -> dict[str, str]:
         "# Run it in the recipe's folder; run it again after a failure, and it goes on.",
         "# HF_TOKEN, where a model needs it, comes from your environment.",
         "set -euo pipefail",
-        INSTALL,
+        install_line(job),
         *vault_lines(job),
         *label_lines(job, rank),
         *_after_all(job, rank),

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from instil.plan.choice import Candidate
-from instil.plan.wish import Wish
+from instil.plan.wish import Way, Wish
 
 STORE = "labels-whole"
 """Where the merged labels lie, beside the runs."""
@@ -46,7 +46,13 @@ def job_of(plan: Candidate, wish: Wish, *, recipe: str, vault: str | None) -> Jo
     )  # fmt: skip
 
 
-INSTALL = "python -m pip install --quiet instil"
+_ADAPTERS: dict[Way, str] = {"labels-lora": "lora", "labels-qlora": "qlora"}
+"""The kind of adapter of a way, as recipes call it."""
+
+
+def install_line(job: Job) -> str:
+    """The package, with what the way needs."""
+    return "python -m pip install --quiet " + ("'instil[qlora]'" if job.plan.way == "labels-qlora" else "instil")
 
 
 def label_lines(job: Job, rank: str = "0") -> list[str]:
@@ -81,7 +87,8 @@ def learn_lines(job: Job, launch: str) -> list[str]:
 
 def _chosen(job: Job) -> str:
     labels = f" --set labels.store={STORE}" if any(stage.name == "label" for stage in job.plan.stages) else ""
-    return labels + (" --set distil.adapt.kind=lora" if job.plan.way == "labels-lora" else "")
+    kind = _ADAPTERS.get(job.plan.way)
+    return labels + (f" --set distil.adapt.kind={kind}" if kind else "")
 
 
 def launcher(job: Job, *, rank: str = "0", head: str = "localhost") -> str:
