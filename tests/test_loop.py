@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import tiny
-from instil.core.errors import DataError, ModelError
+from instil.core.errors import ConfigError, DataError, ModelError
 from instil.data.batches import epoch_batches
 from instil.data.tokens import Encoded
 from instil.models.family import family_of
 from instil.objectives.config import Weighing
 from instil.objectives.fused import Mix
+from instil.train import sharding
 from instil.train.checkpoint import CHECKPOINT_NAME
 from instil.train.config import Budget, LoopConfig
 from instil.train.loop import train
@@ -487,3 +488,24 @@ def test_layer_drop_teaches_the_shorter_model_and_resumes_as_uninterrupted(tmp_p
     resumed = task_of()
     run(resumed, config, tmp_path / "cut")
     assert all(torch.equal(tensor, weights(task)[name]) for name, tensor in weights(resumed).items())
+
+
+@pytest.mark.parametrize(("settings", "precision", "alike", "says"), [
+    ({"optimizer": "adafactor"}, "no", True, "knows no adafactor; set optimizer: adamw"),
+    ({}, "fp16", True, "set precision: bf16 or fp32"),
+    ({}, "bf16", False, "leave out on_policy"),
+])  # fmt: skip
+def test_what_processes_that_share_a_model_cannot_do_is_refused(
+    settings: dict[str, Any], precision: str, alike: bool, says: str
+) -> None:
+    config = make_config({"steps": 1}, parallel="fsdp", **settings)
+    with pytest.raises(ConfigError, match=says):
+        sharding.require_able(config, precision, alike=alike)
+    sharding.require_able(make_config({"steps": 1}), "no", alike=True)
+
+
+def test_a_task_that_drops_layers_is_not_alike_everywhere() -> None:
+    task = make_task()
+    assert task.alike
+    task.drop = LayerDrop(kept=(0,), share=0.5, seed=0)
+    assert not task.alike

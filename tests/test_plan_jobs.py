@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +19,9 @@ from instil.core.errors import ConfigError
 from instil.plan import prices
 from instil.plan.choice import Choice, choose
 from instil.plan.jobs import WRITERS, job_files
+from instil.plan.layout import Layout, Sharding
 from instil.plan.wish import Way, Wish
+from instil.train.config import LoopConfig
 
 OFFERED = prices.built_in()
 
@@ -31,15 +35,40 @@ def chosen(**more: object) -> Choice:
 ONE, MANY = chosen(), chosen(examples=500_000)
 
 
+def set_by(script: str, stage: str) -> dict[str, Any]:
+    """What a script sets over the recipe for `stage`, as a recipe reads it."""
+    (line,) = [line for line in script.splitlines() if f"instil {stage} mine.yaml" in line]
+    words = shlex.split(line)
+    pairs = [words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "--set"]
+    return {name: yaml.safe_load(value) for name, value in pairs}
+
+
 @pytest.mark.parametrize(("way", "kind", "package"), [
-    ("labels", "", "instil"), ("labels-lora", "lora", "instil"), ("labels-qlora", "qlora", "'instil[qlora]'"),
+    ("labels", None, "instil"), ("labels-lora", "lora", "instil"), ("labels-qlora", "qlora", "'instil[qlora]'"),
 ])  # fmt: skip
 def test_a_job_asks_for_its_plans_adapters_and_installs_what_they_need(way: Way, kind: str, package: str) -> None:
     assert ONE.best is not None
     choice = replace(ONE, best=replace(ONE.best, way=way))
     script = job_files(choice, "torchrun", recipe="mine.yaml")["job.sh"]
     assert f"pip install --quiet {package}\n" in script
-    assert re.findall(r"distil\.adapt\.kind=(\w+)", script) == [kind] * 2 * bool(kind)
+    assert set_by(script, "distil").get("distil.adapt.kind") == kind
+    assert set_by(script, "distil") == set_by(script, "evaluate")
+
+
+@pytest.mark.parametrize("sharding", ["none", "zero3"])
+def test_a_job_trains_in_the_batches_and_shares_of_its_plan(sharding: Sharding) -> None:
+    assert ONE.best is not None and ONE.best.devices == 2
+    layout = Layout(devices=2, sharding=sharding, checkpointing=1.0)
+    stages = tuple(
+        replace(stage, layout=layout, micro_batch=4) if stage.name == "train" else stage for stage in ONE.best.stages
+    )
+    choice = replace(ONE, best=replace(ONE.best, stages=stages))
+    settings = set_by(job_files(choice, "slurm", recipe="mine.yaml")["job.sh"], "distil")
+    assert settings.pop("labels.store") == "labels-whole"
+    loop = LoopConfig.model_validate({name.removeprefix("distil.loop."): value for name, value in settings.items()})
+    assert (loop.budget.epochs, loop.batch_size, loop.accumulation) == (3, 4, 8)  # 64 examples a step, on 2 devices.
+    assert loop.batch_tokens == 2 * 4 * 920 and loop.gradient_checkpointing
+    assert loop.parallel == ("fsdp" if sharding == "zero3" else "ddp")
 
 
 @pytest.mark.parametrize("kind", sorted(set(WRITERS) - {"ray"}))

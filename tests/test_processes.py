@@ -51,7 +51,7 @@ def _train(folder: Path, accumulation: int, way: str, *launcher: str) -> None:
     _run(folder, *launcher, str(HERE / "two_processes.py"), str(folder), str(accumulation), way)
 
 
-@pytest.mark.parametrize("way", ["", "on-policy"])
+@pytest.mark.parametrize("way", ["", "on-policy", "fsdp", "fsdp-resumed"])
 def test_two_processes_take_the_same_steps_as_one_with_twice_the_accumulation(way: str, tmp_path: Path) -> None:
     _train(tmp_path / "one", 2, way)
     _train(tmp_path / "two", 1, way, *_in_two())
@@ -60,14 +60,18 @@ def test_two_processes_take_the_same_steps_as_one_with_twice_the_accumulation(wa
     first, second = (json.loads((tmp_path / name / "reports.json").read_text()) for name in ("one", "two"))
     assert [report["rows"] for report in first] == [report["rows"] for report in second]
     assert [report["loss"] for report in first] == pytest.approx([report["loss"] for report in second], abs=TOLERANCE)
+    watched = [[each["validation"] for each in reports[1::2]] for reports in (first, second)]
+    assert None not in watched[0] and watched[0] == pytest.approx(watched[1], abs=TOLERANCE)
+    assert (tmp_path / "two" / "checkpoint" / "shards").is_dir() == ("fsdp" in way)
     assert (tmp_path / "two" / "checkpoint" / "state.json").is_file()
 
 
-def test_every_stage_runs_in_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_every_stage_runs_in_two_processes(parallel: str, tmp_path: Path) -> None:
     """The whole pipeline: what is done once the first does, both train, and the steps are those of one process with
     twice the accumulation."""
     for name, accumulation in (("two", 1), ("one", 2)):
-        loop = {"budget": {"steps": 4}, "accumulation": accumulation}
+        loop = {"budget": {"steps": 4}, "accumulation": accumulation, "parallel": parallel}
         project(tmp_path / name, "llama", teacher={"teach": None}, labels={"targets": "gold"}, distil={"loop": loop})
     command = ("-m", "instil", "run", "recipe.yaml", "--no-check", "--json")
     ended = _run(tmp_path / "two", *_in_two(*command))

@@ -1,6 +1,6 @@
 """Trains a tiny model on a few examples; run by test_processes.py, alone and in two processes.
 
-python two_processes.py FOLDER ACCUMULATION [on-policy]
+python two_processes.py FOLDER ACCUMULATION [on-policy | fsdp | fsdp-resumed]
 """
 
 from __future__ import annotations
@@ -50,24 +50,34 @@ def on_policy(model: Any) -> LiveTask:
         draw=lambda prompts, seed: writer.draw(prompts, max_new_tokens=5, sample=1.0, seed=seed),
     )  # fmt: skip
     module = RowLoss(model, family_of(model), Mix(hard=1.0))
-    return LiveTask(module, examples(40), score=lambda batch: dense_labels(teacher.rows(batch)), own=own)
+    return LiveTask(module, examples(40), examples(4), score=lambda batch: dense_labels(teacher.rows(batch)), own=own)
+
+
+def task_of(model: Any, way: str) -> TextTask:
+    """What `way` trains."""
+    if way == "on-policy":
+        return on_policy(model)
+    return TextTask(RowLoss(model, family_of(model), Mix(hard=1.0)), examples(40), examples(4), batch_tokens=96)
 
 
 def main(folder: Path, accumulation: int, way: str = "") -> None:
     """Six steps of two micro-batches, divided between the processes; the first one saves the weights."""
-    # In fp64: Adam turns a gradient that is zero but for rounding into a whole step, in either direction.
-    model = tiny.tiny_model("llama").double()
-    plain = TextTask(RowLoss(model, family_of(model), Mix(hard=1.0)), examples(40), batch_tokens=96)
-    task = on_policy(model) if way else plain
     config = LoopConfig(
         budget=Budget(steps=6), batch_tokens=96, accumulation=accumulation, learning_rate=1e-3, trackers=(),
-        checkpoint_steps=3, precision="fp32",
+        checkpoint_steps=3, precision="fp32", validate_steps=2, parallel="fsdp" if "fsdp" in way else "ddp",
     )  # fmt: skip
-    reports = list(train(task, config, folder=folder, seed=5))
+    reports = []
+    for last_step in (4, 6) if way.endswith("resumed") else (6,):
+        # In fp64: Adam turns a gradient that is zero but for rounding into a whole step, in either direction.
+        model = tiny.tiny_model("llama").double()
+        for report in train(task_of(model, way), config, folder=folder, seed=5):
+            reports = [*(each for each in reports if each.step < report.step), report]
+            if report.step == last_step < 6:
+                break
     if os.environ.get("RANK", "0") == "0":
         weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
-        kept = [{"rows": report.rows, "loss": report.loss} for report in reports]
+        kept = [{"rows": each.rows, "loss": each.loss, "validation": each.validation_loss} for each in reports]
         (folder / "reports.json").write_text(json.dumps(kept))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from instil.plan.hardware import Accelerator
 from instil.plan.inference import Serving, devices_needed, fits, request_seconds
-from instil.plan.layout import Layout
+from instil.plan.layout import Layout, Sharding
 from instil.plan.memory import Method, Training, capacity, peak_memory, trainable_parameters
 from instil.plan.shape import Shape, parameters
 from instil.plan.time import Batch, step_time
@@ -109,7 +109,7 @@ def train_stage(wish: Wish, teacher: Shape, student: Shape, way: Way, cluster: C
     """The student's optimizer steps; with `online` the teacher reads each batch besides."""
     best: Stage | None = None
     room, least = capacity(cluster.device), float("inf")
-    for layout, many in _trainings(wish, cluster):
+    for layout, many in _trainings(wish, way, cluster):
         run = _training(wish, teacher, student, way, layout, many)
         peak = peak_memory(run).peak
         least = min(least, peak)
@@ -125,16 +125,17 @@ def train_stage(wish: Wish, teacher: Shape, student: Shape, way: Way, cluster: C
     return Misfit(what=f"training {student.name} ({way})", needed=least, there=room)
 
 
-def _trainings(wish: Wish, cluster: Cluster) -> Iterator[tuple[Layout, int]]:
-    """Layouts and sequences in a micro-batch that are worth a look."""
+def _trainings(wish: Wish, way: Way, cluster: Cluster) -> Iterator[tuple[Layout, int]]:
+    """Layouts and sequences in a micro-batch that are worth a look, of those that instil can make."""
     if cluster.count > wish.batch:
         return
     share = wish.batch // cluster.count
-    for sharding in ("none", "zero3") if cluster.count > 1 else ("none",):
+    # Weights of 4 bits are not shared out.
+    several: tuple[Sharding, ...] = ("none",) if way == "labels-qlora" else ("none", "zero3")
+    for sharding in several if cluster.count > 1 else ("none",):
         for again in (0.0, 1.0):
             for many in _powers(min(share, max(1, int(_READ_TOKENS / wish.length)))):
                 yield Layout(devices=cluster.count, sharding=sharding, checkpointing=again), many
-    yield Layout(devices=cluster.count, sharding="zero3", checkpointing=1.0, offload=True), 1
 
 
 def _training(wish: Wish, teacher: Shape, student: Shape, way: Way, layout: Layout, many: int) -> Training:

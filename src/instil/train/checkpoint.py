@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch import nn
 
 from instil.core.errors import storage_error
 from instil.core.publish import publish_folder, sweep
+from instil.train import sharding
 from instil.train.state import TrainState
 
 CHECKPOINT_NAME = "checkpoint"
 _STATE_NAME = "state.json"
 
 
-def save(accelerator: Accelerator, folder: Path, state: TrainState) -> None:
+Shared = tuple[nn.Module, torch.optim.Optimizer] | Literal[False]
+"""The module and its optimizer, where processes hold shares of them; accelerate then knows of neither."""
+
+
+def save(accelerator: Accelerator, folder: Path, state: TrainState, shared: Shared = False) -> None:
     """Write `folder / "checkpoint"`; the previous one stays until the new one is whole."""
     if accelerator.num_processes == 1:
         with publish_folder(folder / CHECKPOINT_NAME) as target:
@@ -26,6 +34,8 @@ def save(accelerator: Accelerator, folder: Path, state: TrainState) -> None:
     # Every process writes its part, so the rename must wait for all of them.
     aside = folder / f".aside-{CHECKPOINT_NAME}-all"
     _save_state(accelerator, aside)
+    if shared:
+        sharding.save(*shared, aside)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         state.write(aside / _STATE_NAME)
@@ -50,7 +60,7 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder / CHECKPOINT_NAME, ignore_errors=True)
 
 
-def restore(accelerator: Accelerator, folder: Path, state: TrainState) -> bool:
+def restore(accelerator: Accelerator, folder: Path, state: TrainState, shared: Shared = False) -> bool:
     """Load the checkpoint of `folder`, if there is one, into what `accelerator` prepared and into `state`."""
     if accelerator.is_main_process:
         sweep(folder)
@@ -58,5 +68,7 @@ def restore(accelerator: Accelerator, folder: Path, state: TrainState) -> bool:
     if not (folder / CHECKPOINT_NAME).is_dir():
         return False
     accelerator.load_state(str(folder / CHECKPOINT_NAME))
+    if shared:
+        sharding.load(*shared, folder / CHECKPOINT_NAME)
     state.read(folder / CHECKPOINT_NAME / _STATE_NAME)
     return True

@@ -49,6 +49,8 @@ class LoopConfig(Config):
     max_grad_norm: PositiveFloat = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several processes holds: all weights, or its share of weights, gradients and optimizer states."""
     checkpoint_minutes: PositiveFloat = 3.0
     checkpoint_steps: PositiveInt | None = Field(default=None, description="instead of checkpoint_minutes")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
@@ -62,4 +64,4 @@ class LoopConfig(Config):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that the result depends on: all but where and how often it is written down."""
-        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoint_steps", "trackers"})
+        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoint_steps", "trackers", "parallel"})

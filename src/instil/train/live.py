@@ -74,6 +74,11 @@ class LiveTask(TextTask):
     own_alone: bool = True
 
     @property
+    def alike(self) -> bool:
+        """Neither where the student writes texts between the steps, nor where a mean of its weights is kept."""
+        return TextTask.alike.__get__(self) and self.own is None and getattr(self.module, "average", None) is None
+
+    @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each example, with room for what the student may write."""
         longest = self.own.longest if self.own else 0

@@ -29,7 +29,7 @@ from instil.core.errors import ConfigError, ModelError
 from instil.data.batches import Curriculum, Position, endless_batches
 from instil.data.mixing import Mixture
 from instil.objectives.fused import LossSums
-from instil.train import checkpoint
+from instil.train import checkpoint, sharding
 from instil.train.allocator import keep_freed_memory
 from instil.train.config import LoopConfig
 from instil.train.schedule import rate_factor
@@ -69,6 +69,10 @@ class Task(Protocol):
     def curriculum(self) -> Curriculum | None:
         """Which examples the first epochs have; None for all."""
 
+    @property
+    def alike(self) -> bool:
+        """Whether every batch passes all layers, and all that needs the weights is in the module's `forward`."""
+
     def batch(self, indices: Sequence[int]) -> MicroBatch:
         """The micro-batch of these examples."""
 
@@ -88,6 +92,8 @@ class _Running:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     state: TrainState
+    shared: bool
+    """Whether each process holds a share of the weights."""
 
 
 _Group = tuple[list[MicroBatch], Position]
@@ -105,6 +111,8 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     saved_at = time.monotonic()
     with closing(_ahead(_group(task, places, config.accumulation) for _ in count())) as groups:
         yield from _steps(run, config, task, groups, folder, saved_at)
+    if run.shared:
+        sharding.gather(task.module, keeps=accelerator.is_main_process)
     for tracker in accelerator.trackers:  # Not end_training, which would part the processes for good.
         tracker.finish()
 
@@ -128,7 +136,7 @@ def _steps(
         accelerator.log(_logged(report), step=report.step)
         yield report
         if _checkpoint_due(config, state.step, saved_at):
-            checkpoint.save(accelerator, folder, state)
+            checkpoint.save(accelerator, folder, state, run.shared and (run.module, run.optimizer))
             saved_at = time.monotonic()
 
 
@@ -167,11 +175,16 @@ def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Runnin
     if config.gradient_checkpointing:
         task.module.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator,union-attr]
     task.module.train()
-    optimizer = _optimizer(task.module, config)
-    module, optimizer = accelerator.prepare(task.module, optimizer)
+    shared = config.parallel == "fsdp" and accelerator.num_processes > 1
+    if shared:
+        sharding.require_able(config, accelerator.mixed_precision, alike=task.alike)
+        sharding.share(task.module, accelerator)
+        module, optimizer = task.module, _optimizer(task.module, config)
+    else:
+        module, optimizer = accelerator.prepare(task.module, _optimizer(task.module, config))
     state = TrainState()
-    checkpoint.restore(accelerator, folder, state)
-    return _Running(accelerator, module, optimizer, state)
+    checkpoint.restore(accelerator, folder, state, shared and (module, optimizer))
+    return _Running(accelerator, module, optimizer, state, shared)
 
 
 def _precision(config: LoopConfig) -> str:
@@ -233,7 +246,7 @@ def _step(
             # Processes' gradients are averaged, so each one's share is scaled by their number.
             accelerator.backward(loss.total * (accelerator.num_processes / rows))
         sums += torch.tensor([float(loss.total.detach()), loss.soft, loss.hard], dtype=torch.float64)
-    norm = accelerator.clip_grad_norm_(run.module.parameters(), config.max_grad_norm)
+    norm = sharding.whole(accelerator.clip_grad_norm_(run.module.parameters(), config.max_grad_norm))
     total, soft, hard = (float(value) / rows for value in _over_processes(accelerator, sums))
     _require_finite(total, float(norm), state.step + 1, config, accelerator)
     run.optimizer.step()

@@ -155,6 +155,11 @@ class TextTask:
     curriculum: Curriculum | None = None
 
     @property
+    def alike(self) -> bool:
+        """Whether every batch passes all layers, and all that needs the weights is in the module's `forward`."""
+        return self.drop is None and self.module.learned is None and type(self.module) is RowLoss
+
+    @property
     def lengths(self) -> Sequence[int]:
         """Tokens of each example, prompt and target."""
         return [example.length for example in self.examples]

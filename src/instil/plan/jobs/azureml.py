@@ -35,7 +35,7 @@ def files(job: Job) -> dict[str, str]:
         "outputs": {"work": {"type": "uri_folder", "mode": "rw_mount", "path": runs}},
         "limits": {"timeout": round(job.plan.interval[1] * 1.2 * 3600)},
     }
-    if job.spot:
+    if job.wish.spot:
         made["queue_settings"] = {"job_tier": "spot"}
     if job.plan.machines > 1:
         made["distribution"] = {"type": "pytorch", "process_count_per_instance": 1}

@@ -15,7 +15,7 @@ def files(job: Job) -> dict[str, str]:
     resources: dict[str, Any] = {
         "infra": f"{instance.cloud}/{instance.region}",
         "instance_type": instance.name,
-        "use_spot": job.spot,
+        "use_spot": job.wish.spot,
         "disk_size": 512,
     }
     if instance.device.is_tpu:

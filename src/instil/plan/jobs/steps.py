@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ class Job:
 
     name: str
     plan: Candidate
-    spot: bool
+    wish: Wish
     recipe: str
     vault: str | None
     copies: int
@@ -41,7 +42,7 @@ def job_of(plan: Candidate, wish: Wish, *, recipe: str, vault: str | None) -> Jo
     each = reading[0].layout.tensor if reading else plan.instance.count
     name = re.sub(r"[^a-z0-9]+", "-", f"{wish.teacher}-teaches-{wish.student}".lower()).strip("-")
     return Job(
-        name=name, plan=plan, spot=wish.spot, recipe=recipe, vault=vault, each=each,
+        name=name, plan=plan, wish=wish, recipe=recipe, vault=vault, each=each,
         copies=max(1, plan.instance.count // each),
     )  # fmt: skip
 
@@ -86,9 +87,26 @@ def learn_lines(job: Job, launch: str) -> list[str]:
 
 
 def _chosen(job: Job) -> str:
-    labels = f" --set labels.store={STORE}" if any(stage.name == "label" for stage in job.plan.stages) else ""
-    kind = _ADAPTERS.get(job.plan.way)
-    return labels + (f" --set distil.adapt.kind={kind}" if kind else "")
+    """The plan's settings, over the recipe's: what is trained, for how long, and in which batches."""
+    train = next(stage for stage in job.plan.stages if stage.name == "train")
+    at_once = train.micro_batch * train.layout.devices
+    loop = {
+        "budget": f"'{{epochs: {job.wish.epochs:g}}}'",
+        "batch_size": train.micro_batch,
+        # Twice what the mean examples take, so that longer ones have room.
+        "batch_tokens": math.ceil(2 * train.micro_batch * job.wish.length),
+        "accumulation": max(1, round(job.wish.batch / at_once)),
+    }
+    if train.layout.sharding == "zero3":
+        loop["parallel"] = "fsdp"
+    if train.layout.checkpointing:
+        loop["gradient_checkpointing"] = "true"
+    chosen = {f"distil.loop.{name}": value for name, value in loop.items()}
+    if kind := _ADAPTERS.get(job.plan.way):
+        chosen["distil.adapt.kind"] = kind
+    if any(stage.name == "label" for stage in job.plan.stages):
+        chosen["labels.store"] = STORE
+    return "".join(f" --set {name}={value}" for name, value in chosen.items())
 
 
 def launcher(job: Job, *, rank: str = "0", head: str = "localhost") -> str:
