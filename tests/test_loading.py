@@ -187,6 +187,15 @@ def test_a_folder_that_cannot_be_used(mistake: str, folder: Path) -> None:
     assert any(part in message for part in expected.split("|")), message
 
 
+def test_a_library_that_a_tokenizer_needs_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("\nMarianTokenizer requires the SentencePiece library but it was not found. Check out\nmore")
+
+    monkeypatch.setattr(hf.AutoTokenizer, "from_pretrained", missing)
+    message = refusal(folder)
+    assert "requires the SentencePiece library but it was not found); install it" in message and "[marian]" in message
+
+
 def test_encoder_only_is_seen_before_the_weights(folder: Path) -> None:
     _bert(folder)
     (folder / "model.safetensors").unlink()

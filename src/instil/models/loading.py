@@ -193,6 +193,12 @@ def load_tokenizer(folder: Path, ref: str, *, gguf: Path | None = None) -> Any:
     inside = {"gguf_file": gguf.name} if gguf is not None and not (folder / "tokenizer.json").is_file() else {}
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **inside)
+    except ImportError as error:
+        reason = folders.first_line(error).partition(". ")[0]
+        raise ModelError(
+            f"{ref}: its tokenizer needs a library that is not installed ({reason}); install it (for Marian's: pip "
+            "install 'instil[marian]')"
+        ) from error
     except Exception as error:  # The tokenizers library has no class of errors of its own.
         raise ModelError(
             f"{ref}: its tokenizer cannot be loaded ({folders.first_line(error)}); put the model's tokenizer files "

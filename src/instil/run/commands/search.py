@@ -18,7 +18,11 @@ def search(
     max_flops: Annotated[float | None, typer.Option(help="Most FLOPs of a forward pass over a mean example.")] = None,
     layers: Annotated[str | None, typer.Option(help="Decoder layers to try, as 6,12,18.")] = None,
     encoder_layers: Annotated[str | None, typer.Option(help="Encoder layers to try.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Hidden channels to try. [default: the teacher's]")] = None,
     feed_forward: Annotated[str | None, typer.Option(help="Feed-forward units to try.")] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Attention heads to try; key-value heads follow. [default: the teacher's]")
+    ] = None,
     vocabulary: Annotated[
         str | None, typer.Option(help="Tokens to try: numbers, all or used. [default: all,used]")
     ] = None,
@@ -37,7 +41,8 @@ def search(
     bounds = {"latency_ms": latency_ms, "parameters": max_parameters, "bytes": max_bytes, "flops": max_flops}
     sizes = {
         "layers": numbers(layers, "--layers"), "encoder_layers": numbers(encoder_layers, "--encoder-layers"),
-        "feed_forward": numbers(feed_forward, "--feed-forward"), "vocabulary": numbers(vocabulary, "--vocabulary"),
+        "hidden": numbers(hidden, "--hidden"), "feed_forward": numbers(feed_forward, "--feed-forward"),
+        "heads": numbers(heads, "--heads"), "vocabulary": numbers(vocabulary, "--vocabulary"),
     }  # fmt: skip
     asked = {
         "limits": {name: bound for name, bound in bounds.items() if bound is not None}, "choices": sizes,
@@ -74,7 +79,7 @@ def _show(loaded: Any, artifact: Any, recipe: Path, write: Path | None, as_json:
 def _line(row: dict[str, Any]) -> str:
     from instil.core import units
 
-    names = ("layers", "encoder_layers", "feed_forward", "vocabulary")
+    names = ("layers", "encoder_layers", "hidden", "feed_forward", "heads", "vocabulary")
     sizes = ", ".join(f"{name.replace('_', ' ')} {row[name]}" for name in names if row[name] is not None)
     return (
         f"{row['latency_ms']:8.1f} ms  {row['speedup']:5.2f} x  loss {row['loss']:.4f}"

@@ -23,7 +23,7 @@ from instil.models.students.anatomy import ANATOMIES
 from instil.models.students.sizes import sizes_of
 from instil.plan.configs import shape_of_config
 from instil.run.recipe import Recipe
-from instil.run.search.space import Candidate, Scales, Space
+from instil.run.search.space import Candidate, Frame, Scales, Space
 from instil.run.search.wish import Wish
 from instil.run.sections.distil import DistilConfig
 from instil.run.sections.student import StudentConfig
@@ -71,14 +71,22 @@ class Bench:
     def whole(self) -> Candidate:
         """The teacher's own sizes."""
         model = self.teacher.loaded.model
-        config = model.config
-        anatomy = ANATOMIES.get(config.model_type)
+        sizes = self.frame.teacher if self.frame else None
         return Candidate(
             layers=len(stack_of(model).layers),
-            encoder_layers=len(stack_of(model, "encoder").layers) if config.is_encoder_decoder else None,
-            feed_forward=sizes_of(config, anatomy).feed_forward if anatomy else None,
+            encoder_layers=len(stack_of(model, "encoder").layers) if model.config.is_encoder_decoder else None,
+            hidden=sizes.hidden if sizes else None,
+            feed_forward=sizes.feed_forward if sizes else None,
+            heads=sizes.heads if sizes else None,
             vocabulary="all",
         )
+
+    @cached_property
+    def frame(self) -> Frame | None:
+        """Which widths go together in students of the teacher; None where they cannot be cut."""
+        config = self.teacher.loaded.model.config
+        anatomy = ANATOMIES.get(config.model_type)
+        return Frame(teacher=sizes_of(config, anatomy), anatomy=anatomy) if anatomy else None
 
     def scales(self, space: Space) -> Scales:
         """What candidates of `space` are weighed with."""
@@ -86,6 +94,7 @@ class Bench:
         examples = encode(self.recipe, loaded, self.data.splits["train"][:512], "sizes")[0]
         return Scales(
             shape=shape_of_config(self.recipe.teacher.model, loaded.model.config.to_dict()),
+            frame=self.frame,
             tokens={each: _rows(self.with_tokens(each).model) for each in space.vocabulary},
             source=statistics.fmean(len(example.prompt_ids) for example in examples),
             target=statistics.fmean(len(example.target_ids) for example in examples),

@@ -81,7 +81,7 @@ class _Search:
     @cached_property
     def space(self) -> Space:
         """All that may be tried."""
-        return space_of(self.bench.wish.choices, self.bench.whole)
+        return space_of(self.bench.wish.choices, self.bench.whole, self.bench.frame)
 
     @cached_property
     def scales(self) -> Scales:

@@ -32,11 +32,14 @@ class Limits(Config):
 
 
 class Choices(Config):
-    """The values that may be tried; where none are given, a spread of those that the teacher allows."""
+    """The values that may be tried; where none are given, a spread of those that the teacher allows. `hidden` and
+    `heads` stay the teacher's then, lest every search have so many more candidates."""
 
     layers: tuple[PositiveInt, ...] = ()
     encoder_layers: tuple[PositiveInt, ...] = ()
+    hidden: tuple[PositiveInt, ...] = ()
     feed_forward: tuple[PositiveInt, ...] = ()
+    heads: tuple[PositiveInt, ...] = ()
     vocabulary: tuple[Vocabulary, ...] = ()
 
 

@@ -46,7 +46,9 @@ class Tally(Counter[Entry]):
     """How often token ids occur, joined with others and alone."""
 
     def add(self, encoding: BatchEncoding) -> None:
-        """Count the tokens of some texts."""
+        """Count the tokens of some texts. A tokenizer that is not fast does not tell words: all count as joined."""
+        if encoding.encodings is None:
+            self.update((token, True) for ids in encoding["input_ids"] for token in ids)
         for text in encoding.encodings or ():
             words = [None, *text.word_ids, None]
             self.update(
@@ -70,7 +72,7 @@ class Use:
 
 
 def count_use(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> Use:
-    """The use that `texts` make of the tokens of a fast tokenizer."""
+    """The use that `texts` make of a tokenizer's tokens."""
     use = Use()
     use.fixed.add(tokenize_prompts(tokenizer, texts.prompt, [""]))
     for part in parts(texts.targets()):

@@ -1,4 +1,4 @@
-"""What trimming asks of the model inside a fast tokenizer."""
+"""What trimming asks of the model inside a tokenizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 
 class Pieces(Protocol):
-    """The `model` of a tokenizer.json: its tokens, and which of them depend on which."""
+    """The tokens of a tokenizer, and which of them depend on which."""
 
     @property
     def by_word(self) -> bool:
@@ -26,6 +26,10 @@ class Pieces(Protocol):
 
     def parts(self, token: str) -> set[str]:
         """The tokens that have to be there for `token` to be found in a text."""
+
+
+class ModelPieces(Pieces, Protocol):
+    """Those of the `model` of a tokenizer.json."""
 
     def keeping(self, new_ids: Mapping[str, int]) -> dict[str, Any]:
         """The `model` with only the tokens of `new_ids`, under these ids, which are in the old order."""

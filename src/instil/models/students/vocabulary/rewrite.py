@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from instil.core.errors import ModelError
-from instil.models.folders import quiet_transformers
 from instil.models.students.vocabulary.bpe import BytePairs
-from instil.models.students.vocabulary.pieces import SPACE, Pieces
+from instil.models.students.vocabulary.pair import is_pair, keep_in_pair, pair_of
+from instil.models.students.vocabulary.pieces import SPACE, ModelPieces, Pieces
+from instil.models.students.vocabulary.reread import reread
 from instil.models.students.vocabulary.unigram import Unigram
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-_FILE, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_FILE = "tokenizer.json"
 _PARTS = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder", "added_tokens")
 _SPECIAL_LISTS = ("extra_special_tokens", "additional_special_tokens")
 _AT_SPACES = {"type": "Split", "pattern": {"Regex": f"{SPACE}+[^{SPACE}]*"}, "behavior": "Isolated", "invert": False}
@@ -35,8 +34,11 @@ def state_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerBase) -> Pieces:
-    """The pieces of a fast tokenizer. Raises `ModelError` for a type that is neither BPE nor Unigram."""
-    state = state_of(tokenizer)["model"]
+    """The pieces of a fast tokenizer or of Marian's. Raises `ModelError` for a type that is neither BPE nor Unigram."""
+    return pair_of(tokenizer) if is_pair(tokenizer) else _pieces_in(state_of(tokenizer)["model"])
+
+
+def _pieces_in(state: Mapping[str, Any]) -> ModelPieces:
     if state["type"] == "BPE":
         return BytePairs(state)
     if state["type"] == "Unigram":
@@ -55,6 +57,8 @@ def by_word(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Pre
     its tokens do not reach across them. A few may (Gemma 3's `>▁</`), so a caller has to see whether texts that matter
     come out the same. The class becomes transformers' general one, since others make their merging anew.
     """
+    if is_pair(tokenizer):
+        return None
     state = state_of(tokenizer)
     if state["model"]["type"] != "BPE" or state["model"]["ignore_merges"]:
         return None
@@ -77,27 +81,18 @@ def keep_tokens(
     Raises `ModelError` where the class of the tokenizer would make something else of its files.
     """
     new_ids = {old: new for new, old in enumerate(kept)}
-    return _reread(tokenizer, config, _renumbered(state_of(tokenizer), pieces_of(tokenizer), new_ids), {})
+    if is_pair(tokenizer):
+        return keep_in_pair(tokenizer, config, new_ids)
+    state = state_of(tokenizer)
+    return _reread(tokenizer, config, _renumbered(state, _pieces_in(state["model"]), new_ids), {})
 
 
 def _reread(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, state: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that transformers makes of this tokenizer.json, with these values in the settings beside it."""
-    from transformers import AutoTokenizer
-
-    with TemporaryDirectory() as name, quiet_transformers():
-        folder = Path(name)
-        tokenizer.save_pretrained(folder)
-        config.save_pretrained(folder)
-        for path in folder.iterdir():
-            if path.name.startswith(("vocab.", "merges.")) or path.suffix in (".model", ".spm"):
-                path.unlink()
-        (folder / _FILE).write_text(json.dumps(state, ensure_ascii=False), encoding="utf8")
-        old = json.loads((folder / _SETTINGS).read_text(encoding="utf8"))
-        (folder / _SETTINGS).write_text(json.dumps({**_without_lost(old, state), **settings}), encoding="utf8")
-        made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    made.name_or_path = tokenizer.name_or_path
+    content = json.dumps(state, ensure_ascii=False).encode()
+    made = reread(tokenizer, config, {_FILE: content}, lambda old: {**_without_lost(old, state), **settings})
     found = state_of(made)
     if changed := [part for part in _PARTS if found[part] != state[part]]:
         raise ModelError(
@@ -117,7 +112,7 @@ def _without_lost(settings: Mapping[str, Any], state: Mapping[str, Any]) -> dict
     return left
 
 
-def _renumbered(state: Mapping[str, Any], pieces: Pieces, new_ids: Mapping[int, int]) -> dict[str, Any]:
+def _renumbered(state: Mapping[str, Any], pieces: ModelPieces, new_ids: Mapping[int, int]) -> dict[str, Any]:
     new = {token: new_ids[number] for token, number in pieces.ids.items() if number in new_ids}
     added = [entry | {"id": new_ids[entry["id"]]} for entry in state["added_tokens"] if entry["id"] in new_ids]
     every = new | {entry["content"]: entry["id"] for entry in added}
