@@ -57,9 +57,13 @@ class LoopConfig(Config):
     validate_steps: PositiveInt | None = Field(default=None, description="steps between validation losses")
 
     @model_validator(mode="after")
-    def _betas_belong_to_adamw(self) -> Self:
+    def _go_together(self) -> Self:
         if self.optimizer == "adafactor" and "betas" in self.model_fields_set:
             raise ValueError("adafactor has no betas; leave them out, or set optimizer: adamw")
+        if self.parallel == "fsdp" and self.optimizer != "adamw":
+            raise ValueError(f"parallel: fsdp knows no {self.optimizer}; set optimizer: adamw, or parallel: ddp")
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError("parallel: fsdp scales no losses, as fp16 needs; set precision: bf16 or fp32")
         return self
 
     def decisive(self) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Runnin
     task.module.train()
     shared = config.parallel == "fsdp" and accelerator.num_processes > 1
     if shared:
-        sharding.require_able(config, accelerator.mixed_precision, alike=task.alike)
+        sharding.require_able(accelerator.mixed_precision, alike=task.alike)
         sharding.share(task.module, accelerator)
         module, optimizer = task.module, _optimizer(task.module, config)
     else:

@@ -20,18 +20,15 @@ from torch.distributed.tensor import DTensor
 from instil.core.errors import ConfigError
 from instil.models.head import unwrap
 from instil.models.layers import Side, stack_of
-from instil.train.config import LoopConfig
 
 STATE_NAME = "shards"
 
 
-def require_able(config: LoopConfig, precision: str, *, alike: bool) -> None:
+def require_able(precision: str, *, alike: bool) -> None:
     """Raises `ConfigError` for what processes that share one model cannot do. `alike`: each passes all layers of each
     batch, through the whole module."""
-    if config.optimizer != "adamw":
-        raise ConfigError(f"parallel: fsdp knows no {config.optimizer}; set optimizer: adamw, or parallel: ddp")
-    if precision == "fp16":
-        raise ConfigError("parallel: fsdp scales no losses, as fp16 needs; set precision: bf16 or fp32")
+    if precision == "fp16":  # Chosen for GPUs without bf16.
+        raise ConfigError("parallel: fsdp scales no losses, as fp16 needs; set precision: fp32, or parallel: ddp")
     if not alike:
         raise ConfigError(
             "parallel: fsdp passes every batch through all layers and writes no texts: set parallel: ddp, or leave out"
