@@ -67,5 +67,9 @@ class LoopConfig(Config):
         return self
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that the result depends on: all but where and how often it is written down."""
-        return self.model_dump(mode="json", exclude={"checkpoint_minutes", "checkpoint_steps", "trackers", "parallel"})
+        """The settings that the result depends on: all but how it is computed, and where and how often written down."""
+        how = {"checkpoint_minutes", "checkpoint_steps", "trackers", "parallel"}
+        values = self.model_dump(mode="json", exclude=how)
+        if self.optimizer == "adamw":  # Named where it is another, so that earlier runs are found again.
+            del values["optimizer"]
+        return values
