@@ -149,6 +149,12 @@ def test_truncation_and_sizes() -> None:
     assert codes(data_checks.sizes(splits, "test")) == ["warn validation-empty", "warn records-few"]
 
 
+def test_only_t5s_from_nothing_need_adafactor() -> None:
+    loop = LoopConfig(budget=Budget(steps=1))
+    assert codes(train_checks.from_nothing("distil.loop", loop, "mt5")) == ["warn optimizer-t5"]
+    assert train_checks.from_nothing("distil.loop", loop, "llama") == []
+
+
 def test_an_account_reads_back() -> None:
     account = Account({"train": SplitAccount(10, 8, {"too short": 2}, 1)}, ("note",))
     assert Account.of_dict(account.as_dict()).as_dict() == account.as_dict()

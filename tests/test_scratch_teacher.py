@@ -120,6 +120,20 @@ def test_the_recipe_runs_from_end_to_end_in_small(tmp_path: Path) -> None:
     assert "teach: reused" in again.err and "teach: making" not in again.err
 
 
+@pytest.mark.parametrize(("optimizer", "warned"), [("adamw", True), ("adafactor", False)])
+def test_a_t5_from_nothing_that_adamw_would_teach_is_found_by_the_check(
+    optimizer: str, warned: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "acts").mkdir()
+    _acts(tmp_path / "acts" / "train.jsonl", 60, 0)
+    changes = ("data.source=acts", f"teacher.teach.loop.optimizer={optimizer}")
+    options = [word for change in changes for word in ("--set", change)]
+    ended = instil("check", str(RECIPE), "--only", "environment", "--json", *options, cwd=tmp_path)
+    found = {problem["code"]: problem["remedy"] for problem in json.loads(ended.out)["problems"]}
+    assert ("optimizer-t5" in found) == warned, ended.err
+    assert not warned or found["optimizer-t5"].startswith("set teacher.teach.loop.optimizer: adafactor")
+
+
 def test_an_architecture_that_cannot_be_made_is_found_by_the_check(tmp_path: Path) -> None:
     folder = project(tmp_path, pairs=60)
     changes = ("teacher.model=bert", "teacher.scratch={layers: 1, tokenizer: {train: 280}}")

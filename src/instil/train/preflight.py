@@ -23,6 +23,7 @@ from instil.train.task import RowLoss, TextBatch
 _RATIO, _MOST_RATIO = 30.0, 3000.0
 _TEMPERATURES = 0.5, 10.0
 _LEAST_ALPHA = 0.1
+_T5 = frozenset({"t5", "mt5", "umt5"})
 
 
 def loop(name: str, config: LoopConfig, examples: Sequence[Encoded]) -> list[Problem]:
@@ -69,6 +70,16 @@ def batches(name: str, config: LoopConfig, examples: Sequence[Encoded]) -> list[
     remedy = f"raise it to {2 ** math.ceil(math.log2(longest)):,}, or lower limits"
     what = f"{name}.batch_tokens is {config.batch_tokens:,}, which holds not one long example"
     return [fail("batch-small", what, remedy, evidence=evidence)]
+
+
+def from_nothing(name: str, config: LoopConfig, architecture: str) -> list[Problem]:
+    """Whether a model with random weights is trained as its `architecture` needs."""
+    if architecture not in _T5 or config.optimizer == "adafactor":
+        return []
+    evidence = "its embeddings begin a hundred times as large as its queries, and Adam's steps are alike for both"
+    remedy = f"set {name}.optimizer: adafactor, {name}.learning_rate: 0.01"
+    what = f"a {architecture} with random weights learns slowly with {config.optimizer}"
+    return [warn("optimizer-t5", what, remedy, evidence=evidence)]
 
 
 def weights(alpha: Schedule, temperature: Schedule, *, own_texts: bool) -> list[Problem]:

@@ -90,6 +90,18 @@ def machine(case: Case) -> Iterator[Problem]:
     yield from environment.runs_folder(case.base / Path(case.recipe.runs_dir).expanduser())
     for name, loop in loops(case):
         yield from train_checks.loop(name, loop, case.encoded[0])
+        if architecture := _random(case, name):
+            yield from train_checks.from_nothing(name, loop, architecture)
+
+
+def _random(case: Case, name: str) -> str | None:
+    """The architecture that the loop `name` trains from random weights; None for one that knows something."""
+    teacher, student = case.recipe.teacher, case.recipe.student
+    if name.startswith("teacher"):
+        return teacher.model if teacher.scratch else None
+    if student is None or student.scratch is None:
+        return None
+    return str(case.teacher_reader.config.get("model_type")) if case.teacher_reader else teacher.model
 
 
 def loops(case: Case) -> list[tuple[str, LoopConfig]]:
