@@ -72,7 +72,7 @@ def sound(folder: Path, **sections: Any) -> Path:
     basis: dict[str, Any] = {
         "teacher": {"model": taught(150), "teach": None},
         "labels": {"temperatures": [1.0]},
-        "distil": {"temperature": 1.0},
+        "distil": {"temperature": 1.0, "loop": {"optimizer": "adafactor"}},
         "student": {"layers": None, "scratch": {"layers": 1}},
         "evaluate": {"max_new_tokens": 12},
     }
