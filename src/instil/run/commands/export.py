@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from instil.export.publish import Exported
     from instil.export.sheet import Format
 
-FORMATS = ("hf", "ctranslate2", "gguf", "openvino")
+FORMATS = ("hf", "ctranslate2", "gguf", "onnx", "openvino")
 
 
 def export(
     student: Annotated[Path, typer.Argument(help="A stage's folder, such as runs/NAME/distil-..., or a model's.")],
-    to: Annotated[str, typer.Option(help="hf, ctranslate2, gguf or openvino.")],
+    to: Annotated[str, typer.Option(help="hf, ctranslate2, gguf, onnx or openvino.")],
     precision: Annotated[
         str | None, typer.Option(help="Such as int8, q8_0 or q4_k_m; each format has a default.")
     ] = None,
