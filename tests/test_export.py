@@ -23,6 +23,7 @@ from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.export.smoothing import smooth
 from instil.export.student import Student, open_student
+from instil.run.servable import specs_of
 
 PROBES = [Probe(f"probe number {number} is {number * number}", ("a reference",)) for number in range(4)]
 PROMPT = Prompt(kind="template", text="Say: {source} =")
@@ -258,6 +259,8 @@ def test_an_onnx_export_reads_on_where_it_stopped(tmp_path: Path) -> None:
         np.testing.assert_allclose(engine.following(ids, ids), wanted, atol=1e-3)
     with pytest.raises(ModelError, match="ONNX Runtime refuses"):
         engine.following([5] * 200, [5] * 200)
+    with pytest.raises(ModelError, match="no server for onnx"):
+        specs_of([str(made.folder)])
     (made.folder / "model.onnx").write_bytes(b"torn")
     with pytest.raises(ModelError, match="ONNX Runtime cannot load it"):
         open_engine(made.folder)
