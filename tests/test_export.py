@@ -23,10 +23,11 @@ from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.export.smoothing import smooth
 from instil.export.student import Student, open_student
+from instil.run.servable import specs_of
 
 PROBES = [Probe(f"probe number {number} is {number * number}", ("a reference",)) for number in range(4)]
 PROMPT = Prompt(kind="template", text="Say: {source} =")
-NEAR = {"ctranslate2": 1e-3, "gguf": 1e-3, "hf": 1e-3, "openvino": 1e-3}
+NEAR = {"ctranslate2": 1e-3, "gguf": 1e-3, "hf": 1e-3, "onnx": 1e-3, "openvino": 1e-3}
 
 
 def save(model: Any, folder: Path) -> Path:
@@ -49,6 +50,14 @@ def tiny_student(name: str, folder: Path) -> Student:
     return open_student(save(model, folder / "student"))
 
 
+def wide_student(name: str, folder: Path) -> Student:
+    """A tiny decoder with heads of 16 channels, the fewest that ONNX Runtime's attention has."""
+    config = tiny.tiny_model(name).config
+    config.hidden_size, config.head_dim = 64, 16
+    torch.manual_seed(0)
+    return open_student(save(tiny.scatter(hf.AutoModelForCausalLM.from_config(config)).eval(), folder / "student"))
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Student:
     return tiny_student("llama", tmp_path_factory.mktemp("llama"))
@@ -58,6 +67,10 @@ CASES = [
     *(("ctranslate2", name) for name in ("t5", "t5_gated", "bart", "marian", "pegasus")),
     *(("ctranslate2", name) for name in ("llama", "gemma3", "qwen3", "phi3", "gptj", "gpt2")),
     *(("gguf", name) for name in ("llama", "gemma3", "qwen2", "qwen3", "phi3", "gpt2", "smollm3")),
+    ("onnx", "llama"),
+    *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in ("t5", "bart", "marian")),
+    *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in ("gemma2", "gemma3", "qwen2", "qwen3")),
+    *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in ("phi3", "mistral", "smollm3")),
     ("openvino", "llama"),
     *(pytest.param("openvino", name, marks=pytest.mark.slow) for name in ("t5", "bart", "gemma3", "qwen3")),
     ("hf", "t5"),
@@ -67,7 +80,8 @@ CASES = [
 
 @pytest.mark.parametrize(("target", "name"), CASES)
 def test_an_exact_export_writes_what_the_student_writes(target: Any, name: str, tmp_path: Path) -> None:
-    student = tiny_student(name, tmp_path)
+    narrow = target != "onnx" or name in tiny.ENCODER_DECODER
+    student = (tiny_student if narrow else wide_student)(name, tmp_path)
     made = publish.export_student(student, target, tmp_path / "out", precision="fp32", probes=PROBES)
     assert made.parity.log_prob < NEAR[target] and made.parity.regret < EXACT.regret
     engine = open_engine(made.folder)
@@ -144,7 +158,7 @@ def calm(name: str, folder: Path) -> Student:
 
 @pytest.mark.parametrize(("target", "precision", "smaller"), [
     ("ctranslate2", "int8", 3.4), ("gguf", "q8_0", 3.4), ("gguf", "q4_k_m", 5.0), ("gguf", "q4_0", 5.0),
-    ("hf", "bf16", 1.9),
+    ("hf", "bf16", 1.9), ("onnx", "int4", 4.4), ("onnx", "int8", 3.3),
 ])  # fmt: skip
 def test_quantised_exports_are_smaller_and_near(target: Any, precision: str, smaller: float, tmp_path: Path) -> None:
     student = calm("tied", tmp_path)
@@ -207,6 +221,10 @@ def test_what_no_format_offers_is_said(tmp_path: Path, llama: Student) -> None:
         precision_of("ctranslate2", "int3")
     with pytest.raises(ModelError, match="not offered as GGUF"):
         publish.export_student(tiny_student("t5", tmp_path), "gguf", tmp_path / "out", probes=PROBES)
+    with pytest.raises(ModelError, match="not offered as ONNX, which has llama"):
+        publish.export_student(tiny_student("gpt2", tmp_path / "gpt2"), "onnx", tmp_path / "out", probes=PROBES)
+    with pytest.raises(ModelError, match="heads of 8 channels"):
+        publish.export_student(llama, "onnx", tmp_path / "out", probes=PROBES)
     with pytest.raises(ModelError, match=f"no {SHEET_NAME}"):
         open_engine(tmp_path)
     with pytest.raises(ModelError, match="no such folder"):
@@ -228,3 +246,38 @@ def test_a_smoothed_model_computes_the_same_with_calmer_activations(name: str) -
     assert smoothed.model.layers[0].input_layernorm.weight[3].abs() < 20
     assert model.model.layers[0].input_layernorm.weight[3] == 40.0
     assert smooth(tiny.tiny_model("t5"), prompts).config.model_type == "t5"
+
+
+def test_an_onnx_export_reads_on_where_it_stopped(tmp_path: Path) -> None:
+    student = wide_student("llama", tmp_path)
+    made = publish.export_student(student, "onnx", tmp_path / "out", precision="fp32", probes=PROBES)
+    engine = open_engine(made.folder)
+    texts = [[5, 6, 7], [5, 6, 7, 8], [5, 6, 7, 8, 9, 10], [5, 6, 9], [5, 6, 9]]
+    for ids in texts:
+        with torch.inference_mode():
+            wanted = student.loaded.model(torch.tensor([ids])).logits[0, -1].numpy()
+        np.testing.assert_allclose(engine.following(ids, ids), wanted, atol=1e-3)
+    with pytest.raises(ModelError, match="ONNX Runtime refuses"):
+        engine.following([5] * 200, [5] * 200)
+    with pytest.raises(ModelError, match="no server for onnx"):
+        specs_of([str(made.folder)])
+    (made.folder / "model.onnx").write_bytes(b"torn")
+    with pytest.raises(ModelError, match="ONNX Runtime cannot load it"):
+        open_engine(made.folder)
+
+
+@pytest.mark.slow
+def test_the_two_graphs_of_an_encoder_decoder_share_weights_and_tell_nothing_of_this_machine(tmp_path: Path) -> None:
+    student = tiny_student("t5", tmp_path)
+    made = publish.export_student(student, "onnx", tmp_path / "out", precision="fp32", probes=PROBES)
+    assert (made.folder / "model.onnx.data").stat().st_size <= student.generator.bytes
+    assert not any(b".py" in (made.folder / name).read_bytes() for name in ("encoder.onnx", "decoder.onnx"))
+
+
+@pytest.mark.slow
+def test_an_encoder_decoder_in_onnx_bears_eight_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = hf.T5Config(**{**tiny._T5, "d_model": 256, "d_ff": 512, "d_kv": 64})
+    student = open_student(save(hf.T5ForConditionalGeneration(config).eval(), tmp_path / "student"))
+    made = publish.export_student(student, "onnx", tmp_path / "out", precision="int8", probes=PROBES)
+    assert made.student_bytes / made.bytes > 2.8

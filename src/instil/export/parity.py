@@ -52,8 +52,8 @@ class Tolerance:
 EXACT = Tolerance(log_prob=2e-3, regret=1e-3, score=0.1)
 _HALF, _EIGHT, _FOUR = Tolerance(0.03, 0.01, 0.5), Tolerance(0.1, 0.03, 1.0), Tolerance(0.6, 0.3, 3.0)
 TOLERANCES = {
-    "fp32": EXACT, "fp16": _HALF, "bf16": _HALF, "int8": _EIGHT, "q8_0": _EIGHT, "q6_k": _EIGHT, "q4_0": _FOUR,
-    "q4_k_m": _FOUR,
+    "fp32": EXACT, "fp16": _HALF, "bf16": _HALF, "int8": _EIGHT, "q8_0": _EIGHT, "q6_k": _EIGHT, "int4": _FOUR,
+    "q4_0": _FOUR, "q4_k_m": _FOUR,
 }  # fmt: skip
 
 

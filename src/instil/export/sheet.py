@@ -15,7 +15,7 @@ from instil.data.prompts import Prompt
 from instil.data.tokens import Kind
 
 SHEET_NAME = "instil.json"
-Format = Literal["hf", "ctranslate2", "gguf", "openvino"]
+Format = Literal["hf", "ctranslate2", "gguf", "onnx", "openvino"]
 
 
 class Alphabet(Config):

@@ -92,6 +92,10 @@ def _of_stage(folder: Path, name: str) -> ModelSpec:
 
 def _of_export(folder: Path, name: str) -> ModelSpec:
     sheet = read_sheet(folder)
+    if sheet.format in ("onnx", "openvino"):
+        raise ModelError(
+            f"{folder}: there is no server for {sheet.format}; export the student --to ctranslate2 or gguf"
+        )
     most: dict[str, Any] = {} if sheet.target_limit is None else {"max_new_tokens": sheet.target_limit}
     return ModelSpec(name=name, ref=str(folder), prompt=sheet.prompt, max_source_tokens=sheet.source_limit, **most)
 

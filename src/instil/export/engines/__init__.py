@@ -13,6 +13,7 @@ _ENGINES: dict[Format, tuple[str, str, str]] = {
     "hf": ("hf", "TransformersEngine", ""),
     "ctranslate2": ("ctranslate2", "CTranslate2Engine", "ctranslate2"),
     "gguf": ("llama_cpp", "LlamaCppEngine", "gguf"),
+    "onnx": ("onnx", "OnnxEngine", "onnx"),
     "openvino": ("openvino", "OpenVinoEngine", "openvino"),
 }
 """For each format: the module, its class, and the extra of the package that brings its libraries."""

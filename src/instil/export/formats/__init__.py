@@ -13,11 +13,12 @@ PRECISIONS: dict[Format, tuple[str, ...]] = {
     "hf": ("fp32", "fp16", "bf16"),
     "ctranslate2": ("int8", "fp32", "fp16", "bf16"),
     "gguf": ("q8_0", "q4_k_m", "q6_k", "q4_0", "fp32", "fp16", "bf16"),
+    "onnx": ("int8", "int4", "fp32"),
     "openvino": ("fp32", "fp16"),
 }
 """What each format offers; the first is the default."""
 
-EXTRAS: dict[Format, str] = {"ctranslate2": "ctranslate2", "gguf": "gguf", "openvino": "openvino"}
+EXTRAS: dict[Format, str] = {"ctranslate2": "ctranslate2", "gguf": "gguf", "onnx": "onnx", "openvino": "openvino"}
 """The extra of this package that brings a format's libraries."""
 
 

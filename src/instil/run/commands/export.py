@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from instil.export.publish import Exported
     from instil.export.sheet import Format
 
-FORMATS = ("hf", "ctranslate2", "gguf", "openvino")
+FORMATS = ("hf", "ctranslate2", "gguf", "onnx", "openvino")
+SERVED = ("hf", "ctranslate2", "gguf")
+"""What `instil serve` has an engine for."""
 
 
 def export(
     student: Annotated[Path, typer.Argument(help="A stage's folder, such as runs/NAME/distil-..., or a model's.")],
-    to: Annotated[str, typer.Option(help="hf, ctranslate2, gguf or openvino.")],
+    to: Annotated[str, typer.Option(help="hf, ctranslate2, gguf, onnx or openvino.")],
     precision: Annotated[
         str | None, typer.Option(help="Such as int8, q8_0 or q4_k_m; each format has a default.")
     ] = None,
@@ -49,7 +51,11 @@ def export(
         loaded, target, place, precision=chosen, probes=compared, metric="rougeL", force=force,
         scorer=lambda output, targets: rouge.score(output, targets).rougeL,
     )  # fmt: skip
-    following = f"instil serve {place}"
+    following = (
+        f"instil serve {place}"
+        if target in SERVED
+        else f"in Python, instil.export.engines.open_engine(Path({str(place)!r}))"
+    )
     if as_json:
         sizes = {"bytes": made.bytes, "student_bytes": made.student_bytes}
         console.emit_json({"folder": str(place), **sizes, "parity": made.parity.json(), "next": following})
