@@ -151,7 +151,7 @@ def test_truncation_and_sizes() -> None:
 
 def test_only_t5s_from_nothing_need_adafactor() -> None:
     loop = LoopConfig(budget=Budget(steps=1))
-    assert codes(train_checks.from_nothing("distil.loop", loop, "mt5")) == ["warn optimizer-t5"]
+    assert codes(train_checks.from_nothing("distil.loop", loop, "mt5")) == ["warn optimizer-slow"]
     assert train_checks.from_nothing("distil.loop", loop, "llama") == []
 
 

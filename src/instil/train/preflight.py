@@ -79,7 +79,7 @@ def from_nothing(name: str, config: LoopConfig, architecture: str) -> list[Probl
     evidence = "its embeddings begin a hundred times as large as its queries, and Adam's steps are alike for both"
     remedy = f"set {name}.optimizer: adafactor, {name}.learning_rate: 0.01"
     what = f"a {architecture} with random weights learns slowly with {config.optimizer}"
-    return [warn("optimizer-t5", what, remedy, evidence=evidence)]
+    return [warn("optimizer-slow", what, remedy, evidence=evidence)]
 
 
 def weights(alpha: Schedule, temperature: Schedule, *, own_texts: bool) -> list[Problem]:
