@@ -1,6 +1,7 @@
 """Several processes with a share of weights, gradients and optimizer states each: PyTorch's fully_shard (FSDP2).
 
-accelerate's own way needs GPUs, and on a CPU does plain DDP instead without a word, so it could not be tested.
+accelerate's own way needs GPUs, and on a CPU does plain DDP instead without a word, so it could not be tested. What is
+imported here takes a second, so only those pay it who share.
 """
 
 from __future__ import annotations
@@ -9,13 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from instil.core.errors import ConfigError
 from instil.models.head import unwrap
@@ -42,6 +38,9 @@ def share(module: Any, accelerator: Accelerator) -> None:
     The latter stays whole while `module` computes, so that the head is there when rows are scored. In bf16 the weights
     stay of 32 bits, and layers compute on what is rounded.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = bf16 if accelerator.mixed_precision == "bf16" else MixedPrecisionPolicy()
@@ -55,11 +54,15 @@ def share(module: Any, accelerator: Accelerator) -> None:
 
 def whole(value: Tensor) -> Tensor:
     """What the processes hold together, on each of them."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    found: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return found
 
 
 def gather(module: nn.Module, *, keeps: bool) -> None:
     """Puts whole weights, in the host's memory, in the place of the shares where `keeps`; elsewhere none remain."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
     for unit in module.modules():
         if isinstance(unit, FSDPModule):
             unit.reshard()
@@ -76,12 +79,18 @@ def gather(module: nn.Module, *, keeps: bool) -> None:
 
 def save(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Each process writes its share of the weights and of the optimizer's states."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
     weights, states = get_state_dict(module, optimizer)
     dcp.save({"weights": weights, "optimizer": states}, checkpoint_id=folder / STATE_NAME)
 
 
 def load(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Reads them back, for another number of processes too."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
     weights, states = get_state_dict(module, optimizer)
     # Read into the tensors that stand there.
     dcp.load({"weights": weights, "optimizer": states}, checkpoint_id=folder / STATE_NAME)
