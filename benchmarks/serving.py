@@ -81,7 +81,9 @@ def measure(run: Path, count: int, rounds: int, threads: int | None) -> dict[str
             console.say(f"  {name}")
             found["systems"][name] = _system(name, place, sources, rounds, threads)
         found["quality"] = quality(run, places, count)
-        found["speculation"] = speculation(run, Path(scratch), sources[:_SPECULATED], threads)
+        # A draft has its teacher's tokens and its engine.
+        able = {"teacher, gguf q8_0", "student, gguf q8_0"} <= set(places)
+        found["speculation"] = speculation(run, Path(scratch), sources[:_SPECULATED], threads) if able else {}
     return {**found, **_keys(found)}
 
 
@@ -98,11 +100,11 @@ def _as_dict(speed: Speed) -> dict[str, float]:
 
 def _keys(found: dict[str, Any]) -> dict[str, Any]:
     """What is asked of serving, of the student on the engine that answers it fastest."""
-    systems, scores, ahead = found["systems"], found["quality"], found["speculation"]
+    systems, scores, ahead = found["systems"], found["quality"], found["speculation"].get("distilled", {})
     name = min(
         (name for name in systems if name.startswith("student,") and "transformers" not in name),
-        key=lambda name: systems[name]["clients"]["1"]["p50_ms"],
-    )
+        key=lambda name: systems[name]["clients"]["1"]["p50_ms"], default="student, transformers fp32",
+    )  # fmt: skip
     best = systems[name]
     plain = systems["teacher, transformers fp32"]
     return {
@@ -111,8 +113,8 @@ def _keys(found: dict[str, Any]) -> dict[str, Any]:
         "speedup_over_transformers_fp32": plain["clients"]["1"]["p50_ms"] / best["clients"]["1"]["p50_ms"],
         "size_ratio": systems["student, transformers fp32"]["bytes"] / best["bytes"],
         "rougeL_change": scores[name] / scores["student, transformers fp32"] - 1,
-        "speculative_speedup": ahead["distilled"]["speedup"],
-        "speculative_acceptance": ahead["distilled"]["acceptance"],
+        "speculative_speedup": ahead.get("speedup"),
+        "speculative_acceptance": ahead.get("acceptance"),
     }
 
 
@@ -124,7 +126,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             numbers = "".join(f"{speed[key]:>{width}.1f}" for key, width in _COLUMNS)
             lines.append(f"{name:<30}{level:>8}{numbers}{sizes[0]:>10}{sizes[1]:>10}")
     lines += [f"{name:<30} refused: {why}" for name, why in found["refused"].items()]
-    lines += [f"{key:<34}{found[key]:.3f}" for key in KEYS]
+    lines += [f"{key:<34}{'-' if found[key] is None else f'{found[key]:.3f}'}" for key in KEYS]
     return [
         *lines,
         f"best: {found['best']}; n = {found['n']} texts, {found['rounds']} rounds; ROUGE-L: {found['quality']}",
