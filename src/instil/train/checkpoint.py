@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
-from instil.core.errors import storage_error
+from instil.core.errors import ConfigError, storage_error
 from instil.core.publish import publish_folder, sweep
 from instil.train import sharding
 from instil.train.state import TrainState
@@ -20,11 +19,11 @@ CHECKPOINT_NAME = "checkpoint"
 _STATE_NAME = "state.json"
 
 
-Shared = tuple[nn.Module, torch.optim.Optimizer] | Literal[False]
+Shares = tuple[nn.Module, torch.optim.Optimizer]
 """The module and its optimizer, where processes hold shares of them; accelerate then knows of neither."""
 
 
-def save(accelerator: Accelerator, folder: Path, state: TrainState, shared: Shared = False) -> None:
+def save(accelerator: Accelerator, folder: Path, state: TrainState, shares: Shares | None = None) -> None:
     """Write `folder / "checkpoint"`; the previous one stays until the new one is whole."""
     if accelerator.num_processes == 1:
         with publish_folder(folder / CHECKPOINT_NAME) as target:
@@ -34,8 +33,8 @@ def save(accelerator: Accelerator, folder: Path, state: TrainState, shared: Shar
     # Every process writes its part, so the rename must wait for all of them.
     aside = folder / f".aside-{CHECKPOINT_NAME}-all"
     _save_state(accelerator, aside)
-    if shared:
-        sharding.save(*shared, aside)
+    if shares:
+        sharding.save(*shares, aside)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         state.write(aside / _STATE_NAME)
@@ -60,15 +59,20 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder / CHECKPOINT_NAME, ignore_errors=True)
 
 
-def restore(accelerator: Accelerator, folder: Path, state: TrainState, shared: Shared = False) -> bool:
+def restore(accelerator: Accelerator, folder: Path, state: TrainState, shares: Shares | None = None) -> bool:
     """Load the checkpoint of `folder`, if there is one, into what `accelerator` prepared and into `state`."""
     if accelerator.is_main_process:
         sweep(folder)
     accelerator.wait_for_everyone()
     if not (folder / CHECKPOINT_NAME).is_dir():
         return False
+    if (folder / CHECKPOINT_NAME / sharding.STATE_NAME).is_dir() != bool(shares):
+        raise ConfigError(
+            f"{folder / CHECKPOINT_NAME}: written with another loop.parallel or by one process; go on as it began, or"
+            " delete it"
+        )
     accelerator.load_state(str(folder / CHECKPOINT_NAME))
-    if shared:
-        sharding.load(*shared, folder / CHECKPOINT_NAME)
+    if shares:
+        sharding.load(*shares, folder / CHECKPOINT_NAME)
     state.read(folder / CHECKPOINT_NAME / _STATE_NAME)
     return True

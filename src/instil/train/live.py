@@ -76,7 +76,8 @@ class LiveTask(TextTask):
     @property
     def alike(self) -> bool:
         """Neither where the student writes texts between the steps, nor where a mean of its weights is kept."""
-        return TextTask.alike.__get__(self) and self.own is None and getattr(self.module, "average", None) is None
+        own_mean = getattr(self.module, "average", None)
+        return super(LiveTask, self).alike and self.own is None and own_mean is None
 
     @property
     def lengths(self) -> Sequence[int]:

@@ -92,8 +92,8 @@ class _Running:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     state: TrainState
-    shared: bool
-    """Whether each process holds a share of the weights."""
+    shares: checkpoint.Shares | None
+    """Both once more, where each process holds a share of them."""
 
 
 _Group = tuple[list[MicroBatch], Position]
@@ -111,7 +111,7 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     saved_at = time.monotonic()
     with closing(_ahead(_group(task, places, config.accumulation) for _ in count())) as groups:
         yield from _steps(run, config, task, groups, folder, saved_at)
-    if run.shared:
+    if run.shares:
         sharding.gather(task.module, keeps=accelerator.is_main_process)
     for tracker in accelerator.trackers:  # Not end_training, which would part the processes for good.
         tracker.finish()
@@ -136,7 +136,7 @@ def _steps(
         accelerator.log(_logged(report), step=report.step)
         yield report
         if _checkpoint_due(config, state.step, saved_at):
-            checkpoint.save(accelerator, folder, state, run.shared and (run.module, run.optimizer))
+            checkpoint.save(accelerator, folder, state, run.shares)
             saved_at = time.monotonic()
 
 
@@ -183,8 +183,9 @@ def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Runnin
     else:
         module, optimizer = accelerator.prepare(task.module, _optimizer(task.module, config))
     state = TrainState()
-    checkpoint.restore(accelerator, folder, state, shared and (module, optimizer))
-    return _Running(accelerator, module, optimizer, state, shared)
+    shares = (module, optimizer) if shared else None
+    checkpoint.restore(accelerator, folder, state, shares)
+    return _Running(accelerator, module, optimizer, state, shares)
 
 
 def _precision(config: LoopConfig) -> str:
