@@ -24,10 +24,8 @@ import torch
 from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import NumpyVariable, Variable, visit_spec
 
-from instil.core.errors import ModelError
+from instil.export.formats.converting import converting
 from instil.export.student import Student
-from instil.models.folders import first_line
-from instil.models.head import describe
 
 _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
 
@@ -42,8 +40,7 @@ def write(student: Student, precision: str, folder: Path) -> None:
 
     Raises `ModelError` for an architecture that CTranslate2 does not have.
     """
-    model = student.loaded.model
-    try:
+    with converting(student.loaded.model, "CTranslate2"):
         spec = _spec(student)
         spec.validate()
         spec.optimize(_TYPES[precision])
@@ -51,10 +48,6 @@ def write(student: Student, precision: str, folder: Path) -> None:
             visit_spec(spec, partial(_round, _steps()))
         folder.mkdir(parents=True, exist_ok=True)
         spec.save(str(folder))
-    except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
-        raise ModelError(
-            f"{describe(model)} cannot be converted to CTranslate2 ({first_line(error)}); choose another format"
-        ) from error
 
 
 def _spec(student: Student) -> Any:

@@ -17,9 +17,10 @@ from transformers import AutoConfig
 
 from instil.core.errors import ModelError
 from instil.export.formats import hf
+from instil.export.formats.converting import converting
 from instil.export.formats.onnx_tied import share_embedding
 from instil.export.student import Student
-from instil.models.folders import first_line, quiet_transformers
+from instil.models.folders import quiet_transformers
 from instil.models.head import describe
 
 MODEL_NAME = "model.onnx"
@@ -47,12 +48,8 @@ def write(student: Student, precision: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _silence():
         hf.write(student, "fp32", Path(scratch))
         student.loaded.tokenizer.save_pretrained(scratch)
-        try:
+        with converting(model, "ONNX"):
             _build(Path(scratch), precision, folder)
-        except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError, RuntimeError) as error:
-            raise ModelError(
-                f"{describe(model)} cannot be converted to ONNX ({first_line(error)}); choose another format"
-            ) from error
 
 
 def _require_offered(model: Any) -> None:

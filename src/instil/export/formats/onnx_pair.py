@@ -25,9 +25,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from instil.core.errors import ModelError
-from instil.models.folders import first_line
-from instil.models.head import describe
+from instil.export.formats.converting import converting
 
 ENCODER_NAME, DECODER_NAME, WEIGHTS_NAME = "encoder.onnx", "decoder.onnx", "model.onnx.data"
 CACHES = ("source_keys", "source_values", "keys", "values")
@@ -45,12 +43,8 @@ def write_pair(model: Any, precision: str, folder: Path) -> None:
         # What is read as an embedding stays as it is, so the head that is rounded becomes a tensor of its own.
         head = model.get_output_embeddings()
         head.weight = nn.Parameter(head.weight.detach().clone())
-    try:
+    with converting(model, "ONNX"):
         graphs = _traced(model)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{describe(model)} cannot be converted to ONNX ({first_line(error)}); choose another format"
-        ) from error
     if precision in BITS:
         graphs = [_rounded(graph, BITS[precision]) for graph in graphs]
     _move_out(graphs, folder)

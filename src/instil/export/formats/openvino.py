@@ -16,10 +16,8 @@ import openvino
 import torch
 from torch import Tensor, nn
 
-from instil.core.errors import ModelError
+from instil.export.formats.converting import converting
 from instil.export.student import Student
-from instil.models.folders import first_line
-from instil.models.head import describe
 
 MODEL_NAME = "model.xml"
 
@@ -30,15 +28,10 @@ def write(student: Student, precision: str, folder: Path) -> None:
     model.config._attn_implementation = "eager"
     whole: nn.Module = _EncoderDecoder(model) if model.config.is_encoder_decoder else _Decoder(model)
     ids_BS, ids_BT = torch.tensor([[1, 2, 3, 4, 5, 6, 7]]), torch.tensor([[1, 2, 3, 4, 5]])
-    try:
-        with warnings.catch_warnings():
-            # What is traced is proved afterwards, on texts of other lengths.
-            warnings.simplefilter("ignore")
-            made = openvino.convert_model(whole, example_input=(ids_BS, ids_BT)[: 1 + model.config.is_encoder_decoder])
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"{describe(model)} cannot be converted to OpenVINO ({first_line(error)}); choose another format"
-        ) from error
+    with converting(model, "OpenVINO"), warnings.catch_warnings():
+        # What is traced is proved afterwards, on texts of other lengths.
+        warnings.simplefilter("ignore")
+        made = openvino.convert_model(whole, example_input=(ids_BS, ids_BT)[: 1 + model.config.is_encoder_decoder])
     openvino.save_model(made, folder / MODEL_NAME, compress_to_fp16=precision == "fp16")
 
 

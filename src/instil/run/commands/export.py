@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from instil.export.sheet import Format
 
 FORMATS = ("hf", "ctranslate2", "gguf", "onnx", "openvino")
-SERVED = ("hf", "ctranslate2", "gguf")
-"""What `instil serve` has an engine for."""
 
 
 def export(
@@ -39,6 +37,7 @@ def export(
     from instil.export.formats import precision_of
     from instil.export.publish import export_student
     from instil.export.student import open_student
+    from instil.run.servable import SERVED
 
     chosen = precision_of(target, precision)
     place = out or student.resolve().parent / f"{student.resolve().name}-{target}-{chosen}"
