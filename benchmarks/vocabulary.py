@@ -1,9 +1,10 @@
 """What does a smaller vocabulary cost, and what does it save?
 
-    python -m benchmarks.vocabulary [--json] [--quick] [--only 0 1 2 3]
+    python -m benchmarks.vocabulary [--json] [--quick] [--only 0 1 2 3 4]
 
-SmolLM2-135M is cut to the tokens that the built-in corpus uses and to 16,000; Gemma 3 270M, whose targets alone use
-more, to 17,000, and to 16,000 for the first 4,000 records, which is what the quickstart reads. For each: targets
+SmolLM2-135M is cut to the tokens that the built-in corpus uses and to 16,000, with the parts of what is merged and with
+words taken whole; Gemma 3 270M, whose targets alone use more, to 20,000 for the first 4,000 records, and with words
+taken whole to 17,000 for all. For each: targets
 and prompts of the train split (whole sources) that are other tokens now, how much longer the sources are, whether every
 text comes out as it went in, weights, and the largest difference of a kept id's logit from the teacher's over
 records that are the same tokens for both. `nats` and `nats_before`: what a held-out target costs the model after and
@@ -28,12 +29,19 @@ from instil.models.family import family_of
 from instil.models.loading import LoadedModel
 from instil.models.students.vocabulary.choose import Texts
 from instil.models.students.vocabulary.link import Link, link
+from instil.models.students.vocabulary.pieces import Words
 from instil.models.students.vocabulary.trim import trim
 from instil.run.quiet import quiet_libraries
 
 WHOLE = Limits(source=100_000, target=1_000)
-CUTS = (("smollm2", None, None), ("smollm2", 16_000, None), ("gemma3", 17_000, None), ("gemma3", 16_000, 4_000))
-"""A model, the size of its vocabulary (None: all that is used) and the number of records (None: all)."""
+CUTS: tuple[tuple[str, int | None, int | None, Words], ...] = (
+    ("smollm2", None, None, "merged"),
+    ("smollm2", 16_000, None, "merged"),
+    ("smollm2", 16_000, None, "whole"),
+    ("gemma3", 20_000, 4_000, "merged"),
+    ("gemma3", 17_000, None, "whole"),
+)
+"""A model, the size of its vocabulary (None: all that is used), the records (None: all), and how it finds words."""
 _HELD_OUT = 100
 _LOGIT_RECORDS = 12
 
@@ -73,11 +81,11 @@ def nats(model: Any, examples: Sequence[Encoded]) -> float:
     return total / len(examples)
 
 
-def measure(name: str, size: int | None, records: list[Record]) -> dict[str, Any]:
+def measure(name: str, size: int | None, records: list[Record], words: Words) -> dict[str, Any]:
     """A line of the table."""
     loaded = load_teacher(name)
     texts = Texts(prompt=PROMPT, limits=WHOLE, kind=loaded.kind, records=records)
-    student, tokenizer, report = trim(loaded.model, loaded.tokenizer, texts, size)
+    student, tokenizer, report = trim(loaded.model, loaded.tokenizer, texts, size, words)
     found = link(loaded.tokenizer, tokenizer)
     assert found is not None
     whole, own = (
@@ -96,7 +104,7 @@ def measure(name: str, size: int | None, records: list[Record]) -> dict[str, Any
     same.sort(key=lambda pair: pair[0].length)
     middle = same[len(same) // 2 :][:_LOGIT_RECORDS]
     return {
-        "model": name, "tokens": size or "used", **asdict(report), "changed": len(report.changed),
+        "model": name, "tokens": size or "used", "words": words, **asdict(report), "changed": len(report.changed),
         "records_same": len(same), "occurrences_kept": sum(counted) / len(counted),
         "texts_changed": round_trips(loaded, tokenizer, records),
         "logit_error": logit_error(loaded, student, found, middle), "logit_records": len(middle),
@@ -107,7 +115,7 @@ def measure(name: str, size: int | None, records: list[Record]) -> dict[str, Any
 def line_of(row: dict[str, Any]) -> str:
     """`row` for a person."""
     return (
-        f"{row['model']:<8} {row['tokens']!s:>6}: {row['kept']:,} of {row['of']:,} tokens,"
+        f"{row['model']:<8} {row['tokens']!s:>6} {row['words']}: {row['kept']:,} of {row['of']:,} tokens,"
         f" {row['occurrences_kept']:.1%} of occurrences; {row['changed']} of {row['sources']:,} targets changed,"
         f" {row['records_same']:,} records the same, sources {row['longer']:.2%} longer,"
         f" {row['texts_changed']} texts come out otherwise;"
@@ -126,8 +134,8 @@ def main() -> None:
     options = parser.parse_args()
     quiet_libraries()
     rows = []
-    for name, size, count in (CUTS[number] for number in options.only):
-        rows.append(measure(name, size, load("train")[: 500 if options.quick else count]))
+    for name, size, count, words in (CUTS[number] for number in options.only):
+        rows.append(measure(name, size, load("train")[: 500 if options.quick else count], words))
         if not options.json:
             print(line_of(rows[-1]), flush=True)
     if options.json:

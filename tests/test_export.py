@@ -16,6 +16,7 @@ import tiny
 from instil.core.errors import ConfigError, ModelError
 from instil.core.protocol import Generator
 from instil.data.prompts import Prompt
+from instil.data.tokens import Limits
 from instil.export import publish
 from instil.export.engines import open_engine
 from instil.export.formats import precision_of
@@ -23,7 +24,10 @@ from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.export.smoothing import smooth
 from instil.export.student import Student, open_student
+from instil.models.students.vocabulary.choose import Texts
+from instil.models.students.vocabulary.trim import trim
 from instil.run.servable import specs_of
+from small import small_model, small_tokenizer, texts
 
 PROBES = [Probe(f"probe number {number} is {number * number}", ("a reference",)) for number in range(4)]
 PROMPT = Prompt(kind="template", text="Say: {source} =")
@@ -214,6 +218,25 @@ def test_llama_cpp_reads_the_students_tokens(merged: bool, llama: Student, tmp_p
         (made.folder / "tokenizer.json").write_text(json.dumps(state))
         found = compare(llama, open_engine(made.folder), [Probe("abc")], tolerance=EXACT, max_new_tokens=2)
         assert "other tokens" in found.problem
+
+
+@pytest.mark.parametrize("name", ["byte-level", "qwen", "llama"])
+def test_llama_cpp_reads_a_trimmed_vocabulary(name: str, tmp_path: Path) -> None:
+    """What is merged is merged there too, in texts that lost words as well."""
+    kept = Texts(prompt=PROMPT, limits=Limits(source=50, target=40), kind="decoder-only", records=texts()[:40])
+    refused = "" if name == "qwen" else "takes words that are tokens as they are"  # Llama 3's cuts are Qwen's.
+    for words in ("merged", "whole"):
+        model, tokenizer, report = trim(small_model(name), small_tokenizer(name), kept, 900, words)
+        folder = tmp_path / words
+        save(model, folder)
+        tokenizer.save_pretrained(folder)
+        student, out = open_student(folder), tmp_path / f"{words} out"
+        if words == "whole" and refused:
+            with pytest.raises(ModelError, match=refused):
+                publish.export_student(student, "gguf", out, precision="fp32", probes=PROBES)
+            continue
+        engine = open_engine(publish.export_student(student, "gguf", out, precision="fp32", probes=PROBES).folder)
+        assert report.respelled > 0 and all(engine.reads_alike(record.source[:300]) for record in texts()[:60])
 
 
 def test_what_no_format_offers_is_said(tmp_path: Path, llama: Student) -> None:

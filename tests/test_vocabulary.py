@@ -34,6 +34,7 @@ from instil.models.folders import write_model
 from instil.models.students.vocabulary.choose import Texts, choose, count_use
 from instil.models.students.vocabulary.cut import keep_rows, renumber
 from instil.models.students.vocabulary.link import Link, link
+from instil.models.students.vocabulary.pieces import Words
 from instil.models.students.vocabulary.rewrite import by_word, pieces_of
 from instil.models.students.vocabulary.trim import VocabularyReport, trim
 from instil.objectives.fused import Mix, row_loss
@@ -58,31 +59,35 @@ def data_of(name: str, count: int = RECORDS) -> Texts:
     return Texts(prompt=PROMPT, limits=LIMITS, kind=kind, records=texts()[:count])
 
 
-def need_of(name: str) -> int:
+def need_of(name: str, words: Words = "merged") -> int:
     """The least size that `name` can be cut to."""
     with pytest.raises(ConfigError, match="give") as caught:
-        trim(small_model(name), small_tokenizer(name), data_of(name), 1)
+        trim(small_model(name), small_tokenizer(name), data_of(name), 1, words)
     return int(str(caught.value).split()[-3])
 
 
 @functools.cache
-def trimmed(name: str, more: int | None = 30) -> tuple[Any, Any, VocabularyReport]:
+def trimmed(name: str, words: Words = "merged", more: int | None = 30) -> tuple[Any, Any, VocabularyReport]:
     """`name` cut to what it must keep and `more` tokens; None for all that the data use."""
-    size = None if more is None else need_of(name) + more
-    return trim(small_model(name), small_tokenizer(name), data_of(name), size)
+    size = None if more is None else need_of(name, words) + more
+    return trim(small_model(name), small_tokenizer(name), data_of(name), size, words)
+
+
+WAYS: tuple[Words, ...] = ("merged", "whole")
+EVERY = [*((name, "merged") for name in BUILDERS), ("byte-level", "whole"), ("gemma", "whole")]
 
 
 def ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(("name", "words"), EVERY)
 @given(text=st.text(max_size=60))
 @example(text="Ünïcode ▁ 漢字 🙂 and\n\n  spaces\t<unk> <0x41> </s>")
 @example(text="a library for reading libraries, recombination of distillation")
 @settings(max_examples=60, deadline=None)
-def test_every_text_comes_out_as_before(name: str, text: str) -> None:
-    _, after, _ = trimmed(name)
+def test_every_text_comes_out_as_before(name: str, words: Words, text: str) -> None:
+    _, after, _ = trimmed(name, words)
     before = small_tokenizer(name)
     for cleaned in (False, True):
         assert after.decode(ids(after, text), skip_special_tokens=cleaned) == before.decode(
@@ -90,11 +95,11 @@ def test_every_text_comes_out_as_before(name: str, text: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_the_new_ids_are_the_old_tokens_in_their_order(name: str) -> None:
-    _, after, report = trimmed(name)
+@pytest.mark.parametrize(("name", "words"), EVERY)
+def test_the_new_ids_are_the_old_tokens_in_their_order(name: str, words: Words) -> None:
+    _, after, report = trimmed(name, words)
     before = small_tokenizer(name)
-    assert 0 < report.kept == len(after) == need_of(name) + 30 < len(before)
+    assert 0 < report.kept == len(after) == need_of(name, words) + 30 < len(before)
     assert sorted(after.get_vocab().values()) == list(range(len(after)))
     found = link(before, after)
     assert found is not None
@@ -104,12 +109,12 @@ def test_the_new_ids_are_the_old_tokens_in_their_order(name: str) -> None:
     assert after.special_tokens_map == before.special_tokens_map
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_targets_are_the_same_tokens_and_used_tokens_leave_sources_alone(name: str) -> None:
+@pytest.mark.parametrize(("name", "words"), EVERY)
+def test_targets_are_the_same_tokens_and_used_tokens_leave_sources_alone(name: str, words: Words) -> None:
     before, data = small_tokenizer(name), data_of(name)
     own, _ = encode_records(before, PROMPT, data.records, LIMITS, data.kind)
     for more in (0, None):
-        _, after, report = trimmed(name, more)
+        _, after, report = trimmed(name, words, more)
         found = link(before, after)
         assert found is not None and report.changed == ()
         new, _ = encode_records(after, PROMPT, data.records, LIMITS, data.kind)
@@ -122,9 +127,9 @@ def test_targets_are_the_same_tokens_and_used_tokens_leave_sources_alone(name: s
             assert report.respelled > 0 and 0 < report.longer < 1 and not all(same)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_a_trimmed_student_is_a_plain_model_with_a_plain_tokenizer(name: str, tmp_path: Path) -> None:
-    model, tokenizer, report = trimmed(name)
+@pytest.mark.parametrize(("name", "words"), EVERY)
+def test_a_trimmed_student_is_a_plain_model_with_a_plain_tokenizer(name: str, words: Words, tmp_path: Path) -> None:
+    model, tokenizer, report = trimmed(name, words)
     write_model(model, tokenizer, tmp_path)
     auto: Any = hf.AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else hf.AutoModelForCausalLM
     again, read = auto.from_pretrained(tmp_path).eval(), hf.AutoTokenizer.from_pretrained(tmp_path)
@@ -142,10 +147,10 @@ def test_a_trimmed_student_is_a_plain_model_with_a_plain_tokenizer(name: str, tm
     assert report.parameters_after == sum(each.numel() for each in again.parameters()) < report.parameters_before
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_logits_of_kept_ids_are_the_teachers(name: str) -> None:
+@pytest.mark.parametrize(("name", "words"), EVERY)
+def test_logits_of_kept_ids_are_the_teachers(name: str, words: Words) -> None:
     """On a text that is the same tokens for both."""
-    student, tokenizer, _ = trimmed(name)
+    student, tokenizer, _ = trimmed(name, words)
     teacher, found = small_model(name), link(small_tokenizer(name), tokenizer)
     assert found is not None
     own = encode_records(tokenizer, PROMPT, texts()[:3], LIMITS, data_of(name).kind)[0]
@@ -222,7 +227,7 @@ def test_the_most_frequent_tokens_of_the_sources_come_first() -> None:
     use = count_use(tokenizer, data_of(name))
     always = set(tokenizer.added_tokens_decoder)
     used = choose(pieces, use, always, None)
-    least = need_of(name)
+    least = need_of(name, "whole")
     sizes = [least, least + 10, len(used), len(tokenizer)]
     kept = [set(choose(pieces, use, always, size)) for size in sizes]
     assert [len(each) for each in kept] == sizes
@@ -257,16 +262,23 @@ def test_where_taking_words_changes_a_target_tokens_keep_their_parts() -> None:
     model = small_model(name)
     records = [Record(str(n), "the cat", ("make a file",)) for n in range(3)]
     data = Texts(prompt=PROMPT, limits=LIMITS, kind="decoder-only", records=records)
-    _, after, report = trim(model, wide, data, None)
+    _, after, report = trim(model, wide, data, None, "whole")
     assert report.changed == () and report.respelled == 0 and isinstance(after, hf.GemmaTokenizer)
     assert "e▁a" in after.get_vocab()
     # Without room for the parts, the records are named instead.
     with pytest.raises(ConfigError, match=r"need \d+;") as refused:
-        trim(model, wide, data, 1)
+        trim(model, wide, data, 1, "whole")
     least = int(re.findall(r"need (\d+)", str(refused.value))[0])
-    _, _, report = trim(model, wide, data, least)
+    _, _, report = trim(model, wide, data, least, "whole")
     assert report.changed == ("0", "1", "2") and report.kept == least
     assert "3 targets changed, such as '0'" in str(report)
+
+
+def test_parts_take_room_that_whole_words_leave_to_others() -> None:
+    name = "byte-level"
+    assert need_of(name) > need_of(name, "whole")
+    reports = [trim(small_model(name), small_tokenizer(name), data_of(name), TOKENS, words)[2] for words in WAYS]
+    assert reports[0].kept == reports[1].kept == TOKENS and reports[0].longer > reports[1].longer > 0
 
 
 def test_special_names_are_kept_also_those_left_free_for_later() -> None:

@@ -1,15 +1,13 @@
 """A tokenizer as GGUF holds it. Whether llama.cpp then reads texts in the same tokens is seen when it is reloaded.
 
 llama.cpp cuts texts into words by rules that it knows by name, so the rule that equals the tokenizer's own is looked
-for. A trimmed tokenizer takes words that are tokens as they are, without their parts (`ignore_merges`); of the rules
-only some do that.
+for. Of these only Llama 3's and Tekken's take words that are tokens as they are, without merging (`ignore_merges`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 import gguf
@@ -34,15 +32,17 @@ def add_tokens(writer: gguf.GGUFWriter, student: Student) -> None:
             f"its tokenizer is of type {state['model']['type']}, GGUF is offered for BPE; take ctranslate2"
         )
     bytewise = "ByteLevel" in _words(state)
+    rule, whole = _rule(state) if bytewise else ("", False)
+    if state["model"]["ignore_merges"] and not whole:
+        raise ModelError(
+            "its tokenizer takes words that are tokens as they are; llama.cpp does so only for cuts like Llama 3's or"
+            " Tekken's; train a student with student.vocabulary.words: merged, or take ctranslate2 or onnx"
+        )
     tokens, kinds = zip(*_listed(state, student.sheet("gguf", "").vocabulary, bytewise), strict=True)
     if bytewise:
-        rule, whole = _rule(state)
-        merges = [*map(tuple, state["model"]["merges"])]
-        if state["model"]["ignore_merges"] and not whole:
-            merges += _chains(state["model"]["vocab"], merges)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(rule)
-        writer.add_token_merges([" ".join(pair) for pair in merges or _NEVER])
+        writer.add_token_merges([" ".join(pair) for pair in state["model"]["merges"] or _NEVER])
     else:
         writer.add_tokenizer_model("llama")
         writer.add_token_scores(_scores(state["model"], tokens))
@@ -93,29 +93,6 @@ def _listed(state: Mapping[str, Any], size: int, bytewise: bool) -> Iterator[tup
             yield names[number], _KIND.BYTE
         else:
             yield names[number], _KIND.NORMAL
-
-
-def _chains(vocab: Mapping[str, int], merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Merges of last resort that put whole words together out of what the others leave of them. Another word that
-    begins so is then read differently, which the comparison would show."""
-    ranks = {pair: rank for rank, pair in enumerate(merges)}
-    made: dict[tuple[str, str], None] = {}
-    for token in vocab:
-        parts = _merged(token, ranks)
-        for number in range(1, len(parts)):
-            made["".join(parts[:number]), parts[number]] = None
-    return list(made)
-
-
-def _merged(token: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    word = list(token)
-    while len(word) > 1:
-        best = min(pairwise(word), key=lambda pair: ranks.get(pair, len(ranks)))
-        if best not in ranks:
-            return word
-        place = list(pairwise(word)).index(best)
-        word[place : place + 2] = ["".join(best)]
-    return word
 
 
 def _scores(model: Mapping[str, Any], tokens: tuple[str, ...]) -> list[float]:

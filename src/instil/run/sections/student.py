@@ -8,13 +8,19 @@ from pydantic import PositiveInt, model_validator
 
 from instil.core.config import Config
 from instil.models.students.plan import Widths
+from instil.models.students.vocabulary.pieces import Words
 
 
 class VocabularyConfig(Config):
     """Keep so many `tokens`, or just those `used`: whatever targets, prompt, special names and the spelling of any text
-    need, then the most frequent of the training sources. Rarer words of the sources fall into smaller pieces."""
+    need, then the most frequent of the training sources. Rarer words of the sources fall into smaller pieces.
+
+    `words`: tokens stay with the shorter ones that they are merged from ("merged"), or a word that is a token is taken
+    as it is ("whole"), which leaves room for a few more words. llama.cpp knows no such reading, so `instil export --to
+    gguf` refuses the latter."""
 
     tokens: PositiveInt | Literal["used"]
+    words: Words = "merged"
 
 
 class WidthConfig(Config):

@@ -68,6 +68,6 @@ def trimmed(
         records=data.splits["train"], others=labels.records if labels else (),
     )  # fmt: skip
     size = None if section.vocabulary.tokens == "used" else section.vocabulary.tokens
-    model, tokenizer, report = trim(model, tokenizer, texts, size)
+    model, tokenizer, report = trim(model, tokenizer, texts, size, section.vocabulary.words)
     console.say(f"  {report}")
     return model, tokenizer, {"vocabulary": asdict(report)}

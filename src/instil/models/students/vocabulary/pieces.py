@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 SPACE = "▁"
 """What stands for a space where characters may be spelled in bytes: it alone may not, it would come back as itself."""
 BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+Words = Literal["merged", "whole"]
+"""How a tokenizer of merged pieces finds a word: merged out of its parts, which every engine does, or as it is."""
 
 
 class Pieces(Protocol):

@@ -16,6 +16,7 @@ from instil.models.loading import count_parameters
 from instil.models.students.vocabulary.choose import Texts, choose, count_use, parts
 from instil.models.students.vocabulary.cut import keep_rows, special_ids
 from instil.models.students.vocabulary.link import link
+from instil.models.students.vocabulary.pieces import Words
 from instil.models.students.vocabulary.rewrite import by_word, keep_tokens, pieces_of
 
 if TYPE_CHECKING:
@@ -59,16 +60,16 @@ class Changes:
 
 
 def trim(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None, words: Words = "merged"
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, VocabularyReport]:
     """A student that knows `size` tokens, or with None those that `texts` use; neither `model` nor `tokenizer` change.
 
     All that the tokenizer knows by special names stays, those that were left free for later included, and whatever
-    every text can be spelled with, so that any text still goes in and comes out. Where words that are tokens can be
-    taken as they are, their parts need not stay.
+    every text can be spelled with, so that any text still goes in and comes out. With `words` "whole", and where words
+    that are tokens can be taken as they are, their parts need not stay.
     Raises `ModelError` for a tokenizer or a model that cannot be trimmed, `ConfigError` where `size` is too small.
     """
-    worded = by_word(tokenizer, unwrap(model).config)
+    worded = by_word(tokenizer, unwrap(model).config) if words == "whole" else None
     kept, trimmed, changes = _trimmed(model, worded or tokenizer, tokenizer, texts, size)
     if worded and (changes.targets or (size is None and changes.sources)):
         # A token reaches across words. Without cutting them, more is to be kept, perhaps more than there is room for.
