@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving_factors import factors
 from benchmarks.serving_parts import Served, exports_of, quality, served, sources_of, speculation
 from instil.core import console, units
 
 LEVELS = (1, 4, 16)
-_PROBES, _SPECULATED = 50, 32
-"""Most texts on which exports are compared, and on which the teacher is asked with a draft."""
+_PROBES, _SPECULATED, _FACTORED = 50, 32, 24
+"""Most texts on which exports are compared, the teacher is asked with a draft, and the speed is taken apart."""
 KEYS = (
     "server_over_engine_c16", "speedup_over_transformers_fp32", "size_ratio", "rougeL_change", "speculative_speedup",
     "speculative_acceptance",
@@ -84,7 +85,10 @@ def measure(run: Path, count: int, rounds: int, threads: int | None) -> dict[str
         # A draft has its teacher's tokens and its engine.
         able = {"teacher, gguf q8_0", "student, gguf q8_0"} <= set(places)
         found["speculation"] = speculation(run, Path(scratch), sources[:_SPECULATED], threads) if able else {}
-    return {**found, **_keys(found)}
+        found |= _keys(found)
+        p50_ms = {name: system["clients"]["1"]["p50_ms"] for name, system in found["systems"].items()}
+        found["factors"] = factors(run, Path(scratch), found["best"], p50_ms, sources[:_FACTORED], threads)
+    return found
 
 
 def _system(name: str, place: Any, sources: Sequence[str], rounds: int, threads: int | None) -> dict[str, Any]:
@@ -127,8 +131,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
             lines.append(f"{name:<30}{level:>8}{numbers}{sizes[0]:>10}{sizes[1]:>10}")
     lines += [f"{name:<30} refused: {why}" for name, why in found["refused"].items()]
     lines += [f"{key:<34}{'-' if found[key] is None else f'{found[key]:.3f}'}" for key in KEYS]
+    product = " x ".join(f"{name} {value:.2f}" for name, value in found["factors"].items())
     return [
         *lines,
+        f"its speed: {product}",
         f"best: {found['best']}; n = {found['n']} texts, {found['rounds']} rounds; ROUGE-L: {found['quality']}",
     ]
 

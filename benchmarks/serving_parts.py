@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import uvicorn
 
+from instil.core.errors import ModelError
 from instil.data.records import Record
 from instil.evaluate.rouge import Rouge, tokenizer_for
-from instil.export.parity import ParityError, Probe
+from instil.export.parity import Probe
 from instil.export.publish import export_student
 from instil.export.student import Student, open_student
 from instil.models.loading import save_model
@@ -142,7 +143,8 @@ def merged_teacher(run: Path, scratch: Path) -> Student:
     return open_student(folder, prompt=student.prompt, source_limit=student.source_limit)
 
 
-def _export(student: Student, scratch: Path, target: Any, precision: str, run: Path, probes: int) -> str:
+def export_of(student: Student, scratch: Path, target: Any, precision: str, run: Path, probes: int) -> str:
+    """The folder of an export, made on first use, proved on so many of the run's test records."""
     found = [Probe(record.source, record.targets) for record in records_of(run, probes)]
     out = scratch / f"{student.name}-{target}-{precision}"
     if not out.exists():
@@ -151,8 +153,8 @@ def _export(student: Student, scratch: Path, target: Any, precision: str, run: P
 
 
 def exports_of(run: Path, scratch: Path, probes: int) -> tuple[dict[str, ModelSpec], dict[str, str]]:
-    """Teacher and student, each on transformers in fp32 and exported, by the names that the table shows; and what the
-    comparison, on so many `probes`, said of those exports that it refused."""
+    """Teacher and student, each on transformers in fp32 and exported, by the names that the table shows; and why those
+    were refused that the format or the comparison, on so many `probes`, did not take."""
     student, teacher = open_student(stage_of(run, "student")), merged_teacher(run, scratch)
     plain = specs_of([str(run)])
     found = {"teacher, transformers fp32": plain[-1], "student, transformers fp32": plain[0]}
@@ -161,8 +163,8 @@ def exports_of(run: Path, scratch: Path, probes: int) -> tuple[dict[str, ModelSp
         for target, precision in (("ctranslate2", "int8"), ("gguf", "q8_0"), ("gguf", "q4_k_m")):
             name = f"{role}, {target} {precision}"
             try:
-                found[name] = specs_of([_export(model, scratch, target, precision, run, probes)])[0]
-            except ParityError as error:
+                found[name] = specs_of([export_of(model, scratch, target, precision, run, probes)])[0]
+            except ModelError as error:
                 refused[name] = str(error).splitlines()[0]
     return found, refused
 
@@ -185,7 +187,9 @@ def speculation(run: Path, scratch: Path, sources: Sequence[str], threads: int |
     """The teacher in llama.cpp alone, and with two drafts of one size: the distilled student, and the same student
     before it learned. Its texts must be the same each time."""
     drafts = {"distilled": stage_of(run, "student"), "undistilled": stage_of(run, "untrained student")}
-    exported = {name: _export(open_student(folder), scratch, "gguf", "q8_0", run, 6) for name, folder in drafts.items()}
+    exported = {
+        name: export_of(open_student(folder), scratch, "gguf", "q8_0", run, 6) for name, folder in drafts.items()
+    }
     teacher = specs_of([str(scratch / "teacher-gguf-q8_0")])[0]
     seconds, texts, counts = {}, {}, {}
     for name, draft in {"none": None, **exported}.items():
