@@ -26,7 +26,7 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent / 'src'}:{HERE}", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         [sys.executable, *command],
@@ -37,7 +37,7 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == code, ended.stderr
     return ended
 
 
@@ -64,6 +64,13 @@ def test_two_processes_take_the_same_steps_as_one_with_twice_the_accumulation(wa
     assert None not in watched[0] and watched[0] == pytest.approx(watched[1], abs=TOLERANCE)
     assert (tmp_path / "two" / "checkpoint" / "shards").is_dir() == ("fsdp" in way)
     assert (tmp_path / "two" / "checkpoint" / "state.json").is_file()
+
+
+def test_a_checkpoint_of_shares_is_not_taken_by_one_process(tmp_path: Path) -> None:
+    _train(tmp_path / "two", 1, "fsdp", *_in_two())
+    ended = _run(tmp_path, str(HERE / "two_processes.py"), str(tmp_path / "two"), "2", "fsdp", code=1)
+    assert "checkpoint: written with another loop.parallel or by one process; go on as it began" in ended.stderr
+    assert (tmp_path / "two" / "checkpoint" / "shards").is_dir()
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
