@@ -27,6 +27,10 @@ from instil.export.student import Student, open_student
 from instil.models.students.vocabulary.choose import Texts
 from instil.models.students.vocabulary.trim import trim
 from instil.run.servable import specs_of
+from instil.serve.config import EngineOptions
+from instil.serve.config import Limits as ServeLimits
+from instil.serve.engines.choose import choose, start
+from instil.serve.jobs import Job
 from small import small_model, small_tokenizer, texts
 
 PROBES = [Probe(f"probe number {number} is {number * number}", ("a reference",)) for number in range(4)]
@@ -282,8 +286,15 @@ def test_an_onnx_export_reads_on_where_it_stopped(tmp_path: Path) -> None:
         np.testing.assert_allclose(engine.following(ids, ids), wanted, atol=1e-3)
     with pytest.raises(ModelError, match="ONNX Runtime refuses"):
         engine.following([5] * 200, [5] * 200)
-    with pytest.raises(ModelError, match="no server for onnx"):
-        specs_of([str(made.folder)])
+    served = specs_of([str(made.folder)])[0]
+    choice = choose(served.ref, EngineOptions(device="cpu"), "cpu")
+    assert choice.engine == "onnx" and "one text after the other" in choice.why
+    server = start(served, choice, EngineOptions(device="cpu", threads=1), ServeLimits(), "cpu")
+    assert server.facts.positions == student.loaded.model.config.max_position_embeddings
+    jobs = [Job(engine.read(probe.source), 8) for probe in PROBES]
+    server.run(jobs)
+    written = engine.generate([probe.source for probe in PROBES], max_new_tokens=8)
+    assert [job.future.result(0).text.strip() for job in jobs] == written
     (made.folder / "model.onnx").write_bytes(b"torn")
     with pytest.raises(ModelError, match="ONNX Runtime cannot load it"):
         open_engine(made.folder)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import serving
@@ -18,6 +19,7 @@ import tiny
 from instil.core.errors import ModelError
 from instil.serve.config import EngineOptions, Limits, ModelSpec
 from instil.serve.engines.choose import choose, start
+from instil.serve.engines.stepwise_engine import chosen
 from instil.serve.jobs import Answer, Job, Sampling
 
 PROMPTS = ("hello", "a longer text to go on with", "?")
@@ -55,18 +57,42 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def exported(folder: Path, to: Path) -> Path:
-    """The model of `folder` in CTranslate2's format."""
+def exported(folder: Path, to: Path, target: Any = "ctranslate2") -> Path:
+    """The model of `folder` in another format."""
     from instil.export.parity import Probe
     from instil.export.publish import export_student
     from instil.export.student import open_student
 
-    export_student(open_student(folder), "ctranslate2", to, precision="fp32", probes=[Probe("some text")])
+    export_student(open_student(folder), target, to, precision="fp32", probes=[Probe("some text")])
     return to
 
 
 def test_ctranslate2_writes_what_the_reference_writes(place: Path, tmp_path: Path) -> None:
     assert texts(exported(place / "qwen3", tmp_path / "ct2")) == texts(place / "qwen3")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bart"])
+def test_openvino_writes_what_the_reference_writes(name: str, place: Path, tmp_path: Path) -> None:
+    with engine(exported(place / name, tmp_path / "out", "openvino")) as found:
+        written = write(found)
+        assert [answer.text for answer in written] == texts(place / name)
+        assert [answer.text for answer in write(found, sampling=Sampling(1.0, 1e-9, 1))] == texts(place / name)
+        pieces: list[str] = []
+        (job,) = jobs = [Job(list(found.tokenizer(PROMPTS[0])["input_ids"]), 3, listener=pieces.append)]
+        found.run(jobs)
+    assert "".join(pieces) == job.future.result(0).text == written[0].text[: len(job.text)]
+    assert (job.new_tokens, job.future.result(0).ended) == (3, "length")
+    with pytest.raises(ModelError, match=r"ctranslate2 cannot run what is there \(openvino\)"):
+        choose(str(tmp_path / "out"), EngineOptions(engine="ctranslate2"), "cpu")
+
+
+def test_draws_follow_the_probabilities() -> None:
+    generator, logits_V = np.random.default_rng(0), np.log([0.5, 0.1, 0.4])
+    draws = [chosen(logits_V, Sampling(1.0), generator) for _ in range(4000)]
+    assert np.bincount(draws) / 4000 == pytest.approx([0.5, 0.1, 0.4], abs=0.03)
+    assert {chosen(logits_V, Sampling(1.0, 0.8), generator) for _ in range(200)} == {0, 2}
+    cold = [chosen(logits_V, Sampling(0.5), generator) for _ in range(4000)]
+    assert np.bincount(cold)[0] / 4000 == pytest.approx(0.25 / 0.42, abs=0.03)
 
 
 def test_ctranslate2_scores_like_the_reference(place: Path, tmp_path: Path) -> None:
@@ -101,7 +127,7 @@ def test_each_row_of_a_batch_has_its_own_limit_and_stop(place: Path) -> None:
 
 
 def test_a_seed_makes_sampling_repeatable_on_every_engine(place: Path, tmp_path: Path) -> None:
-    for ref in (place / "qwen3", place / "gguf"):
+    for ref in (place / "qwen3", place / "gguf", exported(place / "qwen3", tmp_path / "openvino", "openvino")):
         with engine(ref) as found:
             ids = list(found.tokenizer("draw")["input_ids"])
             drawn = []

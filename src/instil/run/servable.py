@@ -16,8 +16,6 @@ from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.serve.config import ModelSpec
 
 SUMMARY_NAME = "summary.json"
-SERVED = ("hf", "ctranslate2", "gguf")
-"""The formats of exports that a server has an engine for."""
 _RECIPE_NAME, _MANIFEST_NAME, _MODEL_NAME, _ADAPTER_NAME = "recipe.yaml", "manifest.json", "model", "adapter"
 _STUDENTS = ("student", "student_without_teacher")
 
@@ -94,10 +92,6 @@ def _of_stage(folder: Path, name: str) -> ModelSpec:
 
 def _of_export(folder: Path, name: str) -> ModelSpec:
     sheet = read_sheet(folder)
-    if sheet.format not in SERVED:
-        raise ModelError(
-            f"{folder}: there is no server for {sheet.format}; export the student --to ctranslate2 or gguf"
-        )
     most: dict[str, Any] = {} if sheet.target_limit is None else {"max_new_tokens": sheet.target_limit}
     return ModelSpec(name=name, ref=str(folder), prompt=sheet.prompt, max_source_tokens=sheet.source_limit, **most)
 

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 from instil.core.config import Config
 from instil.data.prompts import Prompt
 
-EngineName = Literal["auto", "transformers", "ctranslate2", "llama.cpp", "vllm"]
+EngineName = Literal["auto", "transformers", "ctranslate2", "llama.cpp", "onnx", "openvino", "vllm"]
 
 
 class ModelSpec(Config):

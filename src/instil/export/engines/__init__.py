@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from instil.core.errors import ConfigError
 from instil.export.engines.engine import Engine
@@ -19,8 +20,8 @@ _ENGINES: dict[Format, tuple[str, str, str]] = {
 """For each format: the module, its class, and the extra of the package that brings its libraries."""
 
 
-def open_engine(folder: Path) -> Engine:
-    """The export in `folder`, in the engine of its format.
+def open_engine(folder: Path, **options: Any) -> Engine:
+    """The export in `folder`, in the engine of its format, which takes the `options`.
 
     Raises `ModelError` for a folder that is no export, `ConfigError` where the engine's library is not installed.
     """
@@ -28,7 +29,7 @@ def open_engine(folder: Path) -> Engine:
     module, name, extra = _ENGINES[target]
     try:
         engine = getattr(import_module(f"instil.export.engines.{module}"), name)
-        return engine(folder)
+        return engine(folder, **options)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("instil"):
             raise

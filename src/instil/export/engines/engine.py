@@ -52,6 +52,8 @@ class Engine:
 
     weights: tuple[str, ...] = ()
     """Patterns of the files that hold the weights."""
+    positions: int | None = None
+    """Tokens of prompt and text together that it has room for; None where that is not told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -116,13 +118,26 @@ class StepwiseEngine(Engine):
         """Logits, shape `(V,)`, of the token behind what the decoder has `read`; `prompt` is what an encoder reads."""
         raise NotImplementedError
 
+    @property
+    def forced(self) -> list[int]:
+        """The ids that every text begins with."""
+        first = self.sheet.alphabet.first
+        return [] if first is None else [first]
+
+    @property
+    def banned(self) -> list[int]:
+        """The ids that are never written."""
+        return [token for tokens in self.sheet.alphabet.never if len(tokens) == 1 for token in tokens]
+
+    def beginning(self, prompt: list[int]) -> list[int]:
+        """What the decoder reads before a text: the prompt itself, or the start token behind an encoder."""
+        return prompt if self.sheet.kind == "decoder-only" else [self.sheet.alphabet.start or 0]
+
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
         """The ids written behind each prompt, one prompt after the other."""
-        alphabet = self.sheet.alphabet
-        forced = [alphabet.first] if alphabet.first is not None else []
-        banned = [token for tokens in alphabet.never if len(tokens) == 1 for token in tokens]
-        found = [self._steps(prompt, max_new_tokens, forced, banned)[0] for prompt in prompts]
-        return [[token for token in written if token not in alphabet.ends] for written in found]
+        ends = self.sheet.alphabet.ends
+        found = [self._steps(prompt, max_new_tokens, self.forced, self.banned)[0] for prompt in prompts]
+        return [[token for token in written if token not in ends] for written in found]
 
     def trace(self, prompt: list[int], max_new_tokens: int) -> Trace:
         """One text step by step."""
@@ -132,10 +147,9 @@ class StepwiseEngine(Engine):
     def _steps(
         self, prompt: list[int], count: int, forced: list[int], banned: list[int]
     ) -> tuple[list[int], list[NDArray[Any]]]:
-        alphabet = self.sheet.alphabet
-        before = prompt if self.sheet.kind == "decoder-only" else [alphabet.start or 0]
+        before, ends = self.beginning(prompt), self.sheet.alphabet.ends
         written, steps = list(forced), []
-        while len(written) < count and not (written and written[-1] in alphabet.ends):
+        while len(written) < count and not (written and written[-1] in ends):
             logits_V = np.array(self.following(prompt, [*before, *written]))
             logits_V[banned] = -np.inf
             steps.append(logits_V)

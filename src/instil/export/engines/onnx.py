@@ -43,6 +43,7 @@ class OnnxEngine(StepwiseEngine):
             raise ModelError(
                 f"{folder}: ONNX Runtime cannot load it ({first_line(error)}); export the student again"
             ) from error
+        self.positions = self._reader.positions
 
     def following(self, prompt: list[int], read: list[int]) -> Any:
         """Logits of the token behind `read`."""
@@ -62,7 +63,7 @@ class _Decoder:
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self._model = onnxruntime_genai.Model(config)
         settings = json.loads((folder / "genai_config.json").read_text(encoding="utf8"))
-        self._positions: int = settings["model"]["context_length"]
+        self.positions: int = settings["model"]["context_length"]
         self._generator: Any = None
         self._read: list[int] = []
         self._room = 0
@@ -78,13 +79,15 @@ class _Decoder:
 
     def _begin(self, length: int) -> None:
         # The cache is as large as the longest text that it may come to hold.
-        self._room = max(length, min(length + _ROOM, self._positions))
+        self._room = max(length, min(length + _ROOM, self.positions))
         settings = self._library.GeneratorParams(self._model)
         settings.set_search_options(max_length=self._room)
         self._generator = self._library.Generator(self._model, settings)
 
 
 class _EncoderDecoder:
+    positions: int | None = None
+
     def __init__(self, folder: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, _FATAL

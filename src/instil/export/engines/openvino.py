@@ -16,10 +16,13 @@ class OpenVinoEngine(StepwiseEngine):
 
     weights = ("model.bin",)
 
-    def __init__(self, folder: Path, *, device: str = "CPU") -> None:
+    def __init__(self, folder: Path, *, threads: int = 0, device: str = "CPU") -> None:
+        """`threads` of one computation, 0 for as many as OpenVINO takes."""
         super().__init__(folder)
-        exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        self._model = openvino.Core().compile_model(folder / "model.xml", device, exact)
+        how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"} | (
+            {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        )
+        self._model = openvino.Core().compile_model(folder / "model.xml", device, how)
 
     def following(self, prompt: list[int], read: list[int]) -> Any:
         """Logits of the token behind `read`."""

@@ -37,7 +37,6 @@ def export(
     from instil.export.formats import precision_of
     from instil.export.publish import export_student
     from instil.export.student import open_student
-    from instil.run.servable import SERVED
 
     chosen = precision_of(target, precision)
     place = out or student.resolve().parent / f"{student.resolve().name}-{target}-{chosen}"
@@ -50,11 +49,7 @@ def export(
         loaded, target, place, precision=chosen, probes=compared, metric="rougeL", force=force,
         scorer=lambda output, targets: rouge.score(output, targets).rougeL,
     )  # fmt: skip
-    following = (
-        f"instil serve {place}"
-        if target in SERVED
-        else f"in Python, instil.export.engines.open_engine(Path({str(place)!r}))"
-    )
+    following = f"instil serve {place}"
     if as_json:
         sizes = {"bytes": made.bytes, "student_bytes": made.student_bytes}
         console.emit_json({"folder": str(place), **sizes, "parity": made.parity.json(), "next": following})

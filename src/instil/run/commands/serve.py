@@ -14,7 +14,7 @@ Models = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
-Engine = Annotated[str, typer.Option(help="auto, transformers, ctranslate2, llama.cpp or vllm.")]
+Engine = Annotated[str, typer.Option(help="auto, transformers, ctranslate2, llama.cpp, onnx, openvino or vllm.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(help="Threads of one computation.")]
 

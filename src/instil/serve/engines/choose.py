@@ -12,8 +12,26 @@ from instil.models.loading import GGUF_SUFFIX
 from instil.serve.config import EngineName, EngineOptions, Limits, ModelSpec
 from instil.serve.engines.base import Engine
 
-_PACKAGES = {"ctranslate2": "ctranslate2", "llama.cpp": "xllamacpp", "vllm": "vllm"}
-_INSTALL = {"ctranslate2": "instil[serve]", "llama.cpp": "instil[serve]", "vllm": "vllm"}
+_PACKAGES = {
+    "ctranslate2": "ctranslate2", "llama.cpp": "xllamacpp", "onnx": "onnxruntime_genai", "openvino": "openvino",
+    "vllm": "vllm",
+}  # fmt: skip
+_INSTALL = {
+    "ctranslate2": "instil[serve]", "llama.cpp": "instil[serve]", "onnx": "instil[onnx]",
+    "openvino": "instil[openvino]", "vllm": "vllm",
+}  # fmt: skip
+_RUNS: dict[EngineName, str] = {
+    "ctranslate2": "ctranslate2",
+    "llama.cpp": "gguf",
+    "onnx": "onnx",
+    "openvino": "openvino",
+}
+"""The form of a model that an engine runs; all others run transformers'."""
+_WHY: dict[EngineName, str] = {
+    "ctranslate2": "it is a CTranslate2 export", "llama.cpp": "it is a GGUF file",
+    "onnx": "it is an ONNX export; one text after the other, on the CPU",
+    "openvino": "it is an OpenVINO export; one text after the other, on the CPU",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +43,15 @@ class Choice:
 
 
 def form_of(ref: str) -> str:
-    """What lies at `ref`: "gguf", "ctranslate2", or "transformers" for all that instil's own loader reads."""
+    """What lies at `ref`: "gguf", "ctranslate2", "onnx", "openvino", or "transformers" for all that instil's own loader
+    reads."""
     path = Path(ref).expanduser()
     if path.suffix == GGUF_SUFFIX:
         return "gguf"
+    if (path / "model.xml").is_file():
+        return "openvino"
+    if any(path.glob("*.onnx")) and not any(path.glob("*.safetensors")):
+        return "onnx"
     if (path / "model.bin").is_file() and (path / "config.json").is_file():
         return "ctranslate2"
     return "gguf" if any(path.glob(f"*{GGUF_SUFFIX}")) and not any(path.glob("*.safetensors")) else "transformers"
@@ -40,10 +63,8 @@ def choose(ref: str, options: EngineOptions, device: str) -> Choice:
     if options.engine != "auto":
         _require_form(ref, form, options.engine)
         return Choice(options.engine, "as asked")
-    if form == "ctranslate2":
-        return Choice("ctranslate2", "it is a CTranslate2 export")
-    if form == "gguf":
-        return Choice("llama.cpp", "it is a GGUF file")
+    if engine := next((engine for engine, runs in _RUNS.items() if runs == form), None):
+        return Choice(engine, _WHY[engine])
     if device.startswith("cuda") and find_spec("vllm"):
         return Choice("vllm", f"the device is {device} and vllm is installed")
     hint = "; an export would be smaller: instil export MODEL --to ctranslate2" if device == "cpu" else ""
@@ -51,10 +72,10 @@ def choose(ref: str, options: EngineOptions, device: str) -> Choice:
 
 
 def _require_form(ref: str, form: str, engine: EngineName) -> None:
-    wants = {"ctranslate2": "ctranslate2", "llama.cpp": "gguf"}.get(engine, "transformers")
+    wants = _RUNS.get(engine, "transformers")
     if form != wants and not (engine == "transformers" and form == "gguf"):
-        target = {"ctranslate2": "ctranslate2", "gguf": "gguf"}.get(wants)
-        remedy = f"export it first: instil export MODEL --to {target}" if target else "give the model's own folder"
+        own = wants == "transformers"
+        remedy = "give the model's own folder" if own else f"export it first: instil export MODEL --to {wants}"
         raise ModelError(f"{ref}: {engine} cannot run what is there ({form}); {remedy}")
 
 
@@ -80,6 +101,10 @@ def start(spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limit
         return LlamaEngine(
             gguf_of(ref), context=options.context, draft=draft, draft_tokens=options.draft_tokens, **common
         )
+    if choice.engine in ("onnx", "openvino"):
+        from instil.serve.engines.stepwise_engine import StepwiseEngine
+
+        return StepwiseEngine(Path(ref).expanduser(), threads=options.threads, context=options.context)
     if choice.engine == "vllm":
         return _start_vllm(ref, options, limits)
     from instil.serve.engines.transformers_engine import TransformersEngine
