@@ -164,6 +164,22 @@ def test_skypilot_reads_its_task(tmp_path: Path) -> None:
     pytest.importorskip("jsonschema").validate(told, schemas.get_task_schema())
 
 
+@pytest.mark.parametrize("kind", ["torchrun", "ray"])
+def test_where_the_teacher_writes_the_targets_one_process_labels_them(kind: str, tmp_path: Path) -> None:
+    choice = chosen(targets="teacher", within_hours=24)
+    assert choice.best is not None and {"write", "label"} <= {stage.name for stage in choice.best.stages}
+    (script,) = job_files(choice, kind, recipe="mine.yaml").values()
+    assert script.count("instil label mine.yaml --set labels.targets=teacher") == 1
+    assert "--part" not in script and "labels merge" not in script and "labels.store" not in script
+    if kind == "torchrun":
+        assert set_by(script, "distil")["labels.targets"] == set_by(script, "evaluate")["labels.targets"] == "teacher"
+        (tmp_path / "job.sh").write_text(script)
+        assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=False).returncode == 0
+    else:
+        ast.parse(script)
+        assert "range(1, 1 + 1)" in script
+
+
 def test_a_ray_script_is_python_and_takes_one_machine() -> None:
     script = job_files(ONE, "ray", recipe="mine.yaml")["job.py"]
     names = {node.name for node in ast.walk(ast.parse(script)) if isinstance(node, ast.FunctionDef)}

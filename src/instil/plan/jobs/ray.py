@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from instil.core.errors import ConfigError
-from instil.plan.jobs.steps import Job, launcher, learn_lines, merge_lines
+from instil.plan.jobs.steps import Job, label_line, launcher, learn_lines, merge_lines
 
 _SCRIPT = '''"""{plan}. Run: ray job submit --working-dir . -- python job.py"""
 
@@ -23,7 +23,7 @@ def run(command: str) -> None:
 @ray.remote(num_gpus={each}, max_retries=5, retry_exceptions=True)
 def label(part: int) -> None:
     """One copy of the teacher labels its part on the devices that Ray gave it."""
-    run(f"instil label {recipe} --part {{part}}/{parts}")
+    run(f"{label}")
 
 
 @ray.remote(num_gpus={devices}, max_retries=5, retry_exceptions=True)
@@ -36,7 +36,7 @@ def learn() -> None:
 if __name__ == "__main__":
     ray.init()
     run("instil data {recipe}")
-    ray.get([label.remote(part) for part in range(1, {parts} + 1)])
+    ray.get([label.remote(part) for part in range(1, {last} + 1)])
     ray.get(learn.remote())
 '''
 
@@ -49,9 +49,11 @@ def files(job: Job) -> dict[str, str]:
             "take --emit torchrun"
         )
     commands = [*merge_lines(job), *learn_lines(job, launcher(job))]
+    last = 1 if job.has("write") else job.parts
     script = _SCRIPT.format(
-        plan=job.plan, each=job.each, recipe=job.recipe, parts=job.parts, devices=job.devices, commands=commands
-    )
-    if not any(stage.name == "label" for stage in job.plan.stages):
-        script = script.replace(f"    ray.get([label.remote(part) for part in range(1, {job.parts} + 1)])\n", "")
+        plan=job.plan, each=job.each, recipe=job.recipe, label=label_line(job, f"{{part}}/{last}"), last=last,
+        devices=job.devices, commands=commands,
+    )  # fmt: skip
+    if not (job.has("write") or job.has("label")):
+        script = script.replace(f"    ray.get([label.remote(part) for part in range(1, {last} + 1)])\n", "")
     return {"job.py": script}

@@ -11,6 +11,7 @@ from instil.plan.wish import Way, Wish
 
 STORE = "labels-whole"
 """Where the merged labels lie, beside the runs."""
+_WRITTEN = "--set labels.targets=teacher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,10 @@ class Job:
         """Of the labels, over all machines."""
         return self.copies * self.plan.machines
 
+    def has(self, stage: str) -> bool:
+        """Whether the plan has a stage of this name."""
+        return any(each.name == stage for each in self.plan.stages)
+
 
 def job_of(plan: Candidate, wish: Wish, *, recipe: str, vault: str | None) -> Job:
     """The job of a plan."""
@@ -56,17 +61,31 @@ def install_line(job: Job) -> str:
     return "python -m pip install --quiet " + ("'instil[qlora]'" if job.plan.way == "labels-qlora" else "instil")
 
 
+def label_line(job: Job, part: str) -> str:
+    """The labelling of a part; all of it where the teacher writes targets too, which one process does."""
+    return f"instil label {job.recipe} " + (_WRITTEN if job.has("write") else f"--part {part}")
+
+
 def label_lines(job: Job, rank: str = "0") -> list[str]:
     """Each copy of the teacher labels its part on devices of its own; `rank` is the machine's number, in bash."""
-    if not any(stage.name == "label" for stage in job.plan.stages):
+    if job.has("write"):
+        return [
+            f"instil data {job.recipe}",
+            "# One process writes the teacher's texts and labels them. The plan counts with an engine on all devices:",
+            "# name a server in teacher.served for that.",
+            f'if [ "{rank}" = 0 ]; then {label_line(job, "")}; fi',
+            "until [ -n \"$(find runs -path '*/label-*/manifest.json')\" ]; do sleep 10; done",
+        ]
+    if not job.has("label"):
         return []
+    label = label_line(job, f'"$part/{job.parts}"')
     return [
         f"instil data {job.recipe}",
         "pids=()",
         f"for copy in $(seq 0 {job.copies - 1}); do",
         f"  part=$(({rank} * {job.copies} + copy + 1))",
         f"  devices=$(seq -s, $((copy * {job.each})) $(((copy + 1) * {job.each} - 1)))",
-        f'  CUDA_VISIBLE_DEVICES=$devices instil label {job.recipe} --part "$part/{job.parts}" &',
+        f"  CUDA_VISIBLE_DEVICES=$devices {label} &",
         '  pids+=("$!")',
         "done",
         'for pid in "${pids[@]}"; do wait "$pid"; done',
@@ -75,7 +94,7 @@ def label_lines(job: Job, rank: str = "0") -> list[str]:
 
 def merge_lines(job: Job) -> list[str]:
     """The parts become one store, once."""
-    if not any(stage.name == "label" for stage in job.plan.stages):
+    if job.has("write") or not job.has("label"):
         return []
     return [f"[ -d {STORE} ] || instil labels merge {STORE} runs/*/label-part-*"]
 
@@ -104,9 +123,11 @@ def _chosen(job: Job) -> str:
     chosen = {f"distil.loop.{name}": value for name, value in loop.items()}
     if kind := _ADAPTERS.get(job.plan.way):
         chosen["distil.adapt.kind"] = kind
-    if any(stage.name == "label" for stage in job.plan.stages):
+    if merge_lines(job):
         chosen["labels.store"] = STORE
-    return "".join(f" --set {name}={value}" for name, value in chosen.items())
+    return "".join(f" --set {name}={value}" for name, value in chosen.items()) + (
+        f" {_WRITTEN}" if job.has("write") else ""
+    )
 
 
 def launcher(job: Job, *, rank: str = "0", head: str = "localhost") -> str:
