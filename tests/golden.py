@@ -151,6 +151,10 @@ BROKEN = (
     ),
     # Vocabularies.
     Broken("other tokens", "tokenizers-differ", harm=as_student(unigram)),
+    Broken(
+        "other tokens, by rank", "tokenizers-differ-unused", "info",
+        {"distil": {"tokens": "aligned", "divergence": "total_variation"}}, as_student(unigram),
+    ),
     Broken("another kind", "targets-differ", harm=as_student(lambda: str(models_folder() / "llama"))),
     Broken("another end", "end-tokens-differ", harm=changed_model("student", another_end)),
     Broken("tokens without rows", "vocabulary-short", harm=changed_model("teacher", more_tokens)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from instil.core.problems import Problem, fail, graded, info, warn
+from instil.core.problems import Problem, fail, graded, warn
 from instil.data import hub, text_checks
 from instil.data.account import Account, SplitAccount
 from instil.data.clean import source_key
@@ -57,8 +57,7 @@ def _hub_problems(place: str) -> list[Problem]:
     if importlib.util.find_spec("datasets") is None:
         remedy = "install it with: pip install datasets"
         return [fail("data-unusable", "needs the library datasets", remedy, where=place)]
-    remedy = "the first run downloads and checks it"
-    return [info("data-unread", "a hub data set is not checked beforehand", remedy, where=place)]
+    return []
 
 
 def _first_problem(origin: Origin, config: Places) -> Problem | None:

@@ -58,7 +58,8 @@ def vocabulary(case: Case) -> Iterator[Problem]:
     theirs, own = case.teacher_reader, case.student_reader
     if theirs is None or own is None:
         return
-    labelled = case.recipe.distil is not None and case.recipe.distil.learns_from_labels
+    distil = case.recipe.distil
+    labelled = distil is not None and distil.learns_from_labels and distil.tokens == "same"
     texts = [text for record in train for text in (record.source, record.targets[0])]
     found = token_checks.two_vocabularies(theirs, own, texts, labelled=labelled)
     yield from found
