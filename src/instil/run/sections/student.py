@@ -16,8 +16,8 @@ class VocabularyConfig(Config):
     need, then the most frequent of the training sources. Rarer words of the sources fall into smaller pieces.
 
     `words`: tokens stay with the shorter ones that they are merged from ("merged"), or a word that is a token is taken
-    as it is ("whole"), which leaves room for a few more words. llama.cpp knows no such reading, so `instil export --to
-    gguf` refuses the latter."""
+    as it is ("whole"), which leaves room for a few more words. llama.cpp reads so only texts that are cut as Llama 3 or
+    Tekken cut them; `instil export --to gguf` refuses the others."""
 
     tokens: PositiveInt | Literal["used"]
     words: Words = "merged"
