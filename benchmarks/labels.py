@@ -114,7 +114,8 @@ def _real(pair: Pair, stores: dict[str, LabelStore], batches: int, rival_batches
 
     def some(count: int) -> Iterator[Batch]:
         family = family_of(pair.student)
-        return islice(stored_batches(pair.student, family, teacher, pair.examples, stores, rows=BATCH), count)
+        batches = islice(stored_batches(pair.student, family, teacher, pair.examples, stores, rows=BATCH), count)
+        return console.track(batches, "gradients", count, "batches")
 
     own = nearness(some(batches), through(pair.student))
     rivals = nearness(((student, rows, {}) for student, rows, _ in some(rival_batches)), through(pair.student), RIVALS)

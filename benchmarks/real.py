@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import instil
+from instil.core import console
 from instil.data.prompts import Prompt
 from instil.data.synopsis import load
 from instil.data.tokens import Encoded, Limits, encode_records
@@ -90,6 +91,7 @@ def make_pair(name: str, *, layers: int, minutes: float, count: int) -> Pair:
         )
         budget = Budget(steps=max(1, round(STEPS_A_MINUTE * minutes)))
         config = LoopConfig(budget=budget, batch_tokens=1024, learning_rate=5e-4, trackers=(), checkpoint_minutes=1e6)
-        for _ in train(task, config, folder=Path(folder), seed=42):
+        steps = train(task, config, folder=Path(folder), seed=42)
+        for _ in console.track(steps, f"{name}: distil", budget.steps or 1, "steps"):
             pass
     return Pair(teacher=loaded, student=student.eval(), examples=encode(loaded, 4000, count))
