@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_factors import factors
-from benchmarks.serving_parts import Served, exports_of, quality, served, sources_of, speculation
+from benchmarks.serving_parts import Served, exports_of, one_vocabulary, quality, served, sources_of, speculation
 from instil.core import console, units
 
 LEVELS = (1, 4, 16)
@@ -83,7 +83,7 @@ def measure(run: Path, count: int, rounds: int, threads: int | None) -> dict[str
             found["systems"][name] = _system(name, place, sources, rounds, threads)
         found["quality"] = quality(run, places, count)
         # A draft has its teacher's tokens and its engine.
-        able = {"teacher, gguf q8_0", "student, gguf q8_0"} <= set(places)
+        able = {"teacher, gguf q8_0", "student, gguf q8_0"} <= set(places) and one_vocabulary(run, Path(scratch))
         found["speculation"] = speculation(run, Path(scratch), sources[:_SPECULATED], threads) if able else {}
         found |= _keys(found)
         p50_ms = {name: system["clients"]["1"]["p50_ms"] for name, system in found["systems"].items()}

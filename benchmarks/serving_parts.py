@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from transformers import AutoTokenizer
 
 from instil.core.errors import ModelError
 from instil.data.records import Record
@@ -181,6 +182,14 @@ def quality(run: Path, places: Places, count: int) -> dict[str, float]:
             scores = [rouge.score(text, record.targets).rougeL for text, record in zip(texts, records, strict=True)]
             found[name] = sum(scores) / len(scores)
     return found
+
+
+def one_vocabulary(run: Path, scratch: Path) -> bool:
+    """Whether the student has its teacher's tokens, as a draft must."""
+    teacher, student = (
+        AutoTokenizer.from_pretrained(folder) for folder in (scratch / "teacher", stage_of(run, "student") / "model")
+    )
+    return bool(teacher.get_vocab() == student.get_vocab())
 
 
 def speculation(run: Path, scratch: Path, sources: Sequence[str], threads: int | None) -> dict[str, Any]:
