@@ -48,8 +48,7 @@ def answers(options: argparse.Namespace, seed: int) -> dict[str, list[float]]:
     folder = Pipeline(recipe, Path()).evaluation.folder / OUTPUTS_NAME
     metric = accuracy("1", re.compile(recipe.evaluate.answer or ".+"))
     return {
-        name: metric.count(load_outputs(folder / f"{system}.jsonl")).scores_N.tolist()
-        for name, system in SYSTEMS.items()
+        name: metric.count(load_outputs(folder / f"{system}.jsonl")).each.tolist() for name, system in SYSTEMS.items()
     }
 
 

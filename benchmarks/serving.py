@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving_factors import factors
+from benchmarks.serving_factors import taken_apart
 from benchmarks.serving_parts import Served, exports_of, one_vocabulary, quality, served, sources_of, speculation
 from instil.core import console, units
 
@@ -86,8 +86,8 @@ def measure(run: Path, count: int, rounds: int, threads: int | None) -> dict[str
         able = {"teacher, gguf q8_0", "student, gguf q8_0"} <= set(places) and one_vocabulary(run, Path(scratch))
         found["speculation"] = speculation(run, Path(scratch), sources[:_SPECULATED], threads) if able else {}
         found |= _keys(found)
-        p50_ms = {name: system["clients"]["1"]["p50_ms"] for name, system in found["systems"].items()}
-        found["factors"] = factors(run, Path(scratch), found["best"], p50_ms, sources[:_FACTORED], threads)
+        found["in_turns"] = taken_apart(run, Path(scratch), places, found["best"], sources[:_FACTORED], threads)
+        found["speedup_over_transformers_fp32"] = found["in_turns"]["speedup"]
     return found
 
 
@@ -110,11 +110,9 @@ def _keys(found: dict[str, Any]) -> dict[str, Any]:
         key=lambda name: systems[name]["clients"]["1"]["p50_ms"], default="student, transformers fp32",
     )  # fmt: skip
     best = systems[name]
-    plain = systems["teacher, transformers fp32"]
     return {
         "best": name,
         "server_over_engine_c16": best["server_over_engine_c16"],
-        "speedup_over_transformers_fp32": plain["clients"]["1"]["p50_ms"] / best["clients"]["1"]["p50_ms"],
         "size_ratio": systems["student, transformers fp32"]["bytes"] / best["bytes"],
         "rougeL_change": scores[name] / scores["student, transformers fp32"] - 1,
         "speculative_speedup": ahead.get("speedup"),
@@ -131,10 +129,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
             lines.append(f"{name:<30}{level:>8}{numbers}{sizes[0]:>10}{sizes[1]:>10}")
     lines += [f"{name:<30} refused: {why}" for name, why in found["refused"].items()]
     lines += [f"{key:<34}{'-' if found[key] is None else f'{found[key]:.3f}'}" for key in KEYS]
-    product = " x ".join(f"{name} {value:.2f}" for name, value in found["factors"].items())
+    turns = found["in_turns"]
+    product = " x ".join(f"{name} {value:.2f}" for name, value in turns["factors"].items())
     return [
         *lines,
-        f"its speed: {product}",
+        f"its speed, in turns: {turns['speedup']:.2f} ({turns['range'][0]:.2f} to {turns['range'][1]:.2f}) = {product}",
         f"best: {found['best']}; n = {found['n']} texts, {found['rounds']} rounds; ROUGE-L: {found['quality']}",
     ]
 
