@@ -82,7 +82,9 @@ def synthetic_batches(batches: int, *, vocabulary: int = 151_936, width: int = 6
         target_N = torch.zeros(BATCH, dtype=torch.long)
         teacher = Rows(hidden_ND, Head(weight_VD, None, 1.0, None, vocabulary), target_N, target_N)
         student = Rows(hidden_ND, Head(shift_VD, None, 1.0, None, vocabulary), target_N, target_N)
-        labels = {name: _picked(teacher, Codec.of(name, vocabulary), generator) for name in THRESHOLDS}
+        labels: dict[str, tuple[Tensor, Tensor]] = {
+            name: _picked(teacher, Codec.of(name, vocabulary), generator) for name in THRESHOLDS
+        }
         yield student, teacher, labels
 
 
@@ -100,7 +102,7 @@ def bench(name: str, *, batches: int, rival_batches: int, minutes: float) -> lis
         else:
             pair = make_pair(name, layers=LAYERS[name], minutes=minutes, count=60 * batches)
             teacher = Remembering(model=pair.teacher.model, family=family_of(pair.teacher.model))
-            codecs = {setting: Codec.of(setting, teacher.vocabulary) for setting in THRESHOLDS}
+            codecs: dict[str, Codec] = {setting: Codec.of(setting, teacher.vocabulary) for setting in THRESHOLDS}
             codecs["top 12, one cell"] = Codec.top(12, teacher.vocabulary)
             stores = write_stores(teacher, pair.examples, codecs, Path(folder))
             size = {setting: store.manifest.measured["bytes_per_row"] for setting, store in stores.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.plan_rows import Row, Skipped, device_of, number
 from instil.plan.hardware import Accelerator
-from instil.plan.layout import Layout
+from instil.plan.layout import Layout, Sharding
 from instil.plan.memory import Coefficients, Method, Optimizer, Precision, Training, capacity, peak_memory
 from instil.plan.models import known_models
 from instil.plan.shape import Shape, parameters
@@ -171,7 +171,7 @@ def _rank(notes: str) -> int:
 def _layout(row: Row, again: bool) -> Layout:
     found = re.search(r"(\d+) GPU", row["notes"])
     devices = int(found[1]) if found else 1
-    sharding = "zero2" if "multinode" in row["notes"] else "zero3" if devices > 1 else "none"
+    sharding: Sharding = "zero2" if "multinode" in row["notes"] else "zero3" if devices > 1 else "none"
     again = again or ("torchtune" in row["source"] and devices > 1)  # its recipes for several devices do
     return Layout(
         devices=devices, sharding=sharding, checkpointing=float(again),

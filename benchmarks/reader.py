@@ -43,7 +43,7 @@ def speed(shard: Shard, rows: int, seconds: float) -> float:
     dice = np.random.default_rng(0)
     read, started = 0, time.process_time()
     while time.process_time() - started < seconds:
-        shard.read(dice.choice(ROWS // ROWS_AN_EXAMPLE, rows // ROWS_AN_EXAMPLE, replace=False), 0)
+        shard.read(dice.choice(ROWS // ROWS_AN_EXAMPLE, rows // ROWS_AN_EXAMPLE, replace=False).tolist(), 0)
         read += rows
     return read / (time.process_time() - started)
 

@@ -200,18 +200,19 @@ def speculation(run: Path, scratch: Path, sources: Sequence[str], threads: int |
         name: export_of(open_student(folder), scratch, "gguf", "q8_0", run, 6) for name, folder in drafts.items()
     }
     teacher = specs_of([str(scratch / "teacher-gguf-q8_0")])[0]
-    seconds, texts, counts = {}, {}, {}
+    seconds, texts, accepted = {}, {}, {}
     for name, draft in {"none": None, **exported}.items():
         with served(name, teacher, threads, draft=draft) as system:
             system.answer(sources[0])
             begun = time.perf_counter()
             texts[name] = [system.answer(source)[0] for source in sources]
             seconds[name] = time.perf_counter() - begun
-            counts[name] = system.model.engine
+            engine: Any = system.model.engine
+            accepted[name] = engine.accepted / max(1, engine.drafted)
     return {
         name: {
             "speedup": seconds["none"] / seconds[name],
-            "acceptance": counts[name].accepted / max(1, counts[name].drafted),
+            "acceptance": accepted[name],
             "identical": sum(a == b for a, b in zip(texts[name], texts["none"], strict=True)) / len(sources),
         }
         for name in drafts

@@ -92,6 +92,7 @@ def compare(options: argparse.Namespace, budget: dict[str, float]) -> Iterator[d
                 }  # fmt: skip
                 recipe = read_recipe(RECIPE, tuple(f"{key}={json.dumps(value)}" for key, value in changes.items()))
                 found = examined(Pipeline(recipe, options.folder), options.items)
+                assert recipe.distil is not None
                 kept = {"layers": layers, "choice": choice, "seed": seed, "budget": str(recipe.distil.loop.budget)}
                 numbers = {key: found["rougeL"][key] for key in ("low", "high")}
                 yield kept | {"rougeL": found["rougeL"]["value"], **numbers, "latency_ms_p50": found["latency_ms_p50"]}
