@@ -5,7 +5,7 @@ Shape letters: T tokens written, K ids told of each, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,9 +129,17 @@ class StepwiseEngine(Engine):
         """The ids that are never written."""
         return [token for tokens in self.sheet.alphabet.never if len(tokens) == 1 for token in tokens]
 
-    def beginning(self, prompt: list[int]) -> list[int]:
-        """What the decoder reads before a text: the prompt itself, or the start token behind an encoder."""
-        return prompt if self.sheet.kind == "decoder-only" else [self.sheet.alphabet.start or 0]
+    def going_on(
+        self, prompt: list[int], choose: Callable[[NDArray[Any]], int], forced: Sequence[int], banned: list[int]
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """What `choose` makes of the logits behind `prompt` and `forced`, and these, without end: id after id."""
+        # A decoder behind an encoder begins with its start token.
+        read = [*(prompt if self.sheet.kind == "decoder-only" else [self.sheet.alphabet.start or 0]), *forced]
+        while True:
+            logits_V = np.array(self.following(prompt, read))
+            logits_V[banned] = -np.inf
+            read.append(choose(logits_V))
+            yield read[-1], logits_V
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
         """The ids written behind each prompt, one prompt after the other."""
@@ -147,11 +155,10 @@ class StepwiseEngine(Engine):
     def _steps(
         self, prompt: list[int], count: int, forced: list[int], banned: list[int]
     ) -> tuple[list[int], list[NDArray[Any]]]:
-        before, ends = self.beginning(prompt), self.sheet.alphabet.ends
-        written, steps = list(forced), []
+        ends, written, steps = self.sheet.alphabet.ends, list(forced), []
+        going_on = self.going_on(prompt, lambda logits_V: int(logits_V.argmax()), forced, banned)
         while len(written) < count and not (written and written[-1] in ends):
-            logits_V = np.array(self.following(prompt, [*before, *written]))
-            logits_V[banned] = -np.inf
+            token, logits_V = next(going_on)
+            written.append(token)
             steps.append(logits_V)
-            written.append(int(logits_V.argmax()))
         return written, steps

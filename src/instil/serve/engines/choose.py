@@ -12,26 +12,26 @@ from instil.models.loading import GGUF_SUFFIX
 from instil.serve.config import EngineName, EngineOptions, Limits, ModelSpec
 from instil.serve.engines.base import Engine
 
-_PACKAGES = {
-    "ctranslate2": "ctranslate2", "llama.cpp": "xllamacpp", "onnx": "onnxruntime_genai", "openvino": "openvino",
-    "vllm": "vllm",
-}  # fmt: skip
-_INSTALL = {
-    "ctranslate2": "instil[serve]", "llama.cpp": "instil[serve]", "onnx": "instil[onnx]",
-    "openvino": "instil[openvino]", "vllm": "vllm",
-}  # fmt: skip
-_RUNS: dict[EngineName, str] = {
-    "ctranslate2": "ctranslate2",
-    "llama.cpp": "gguf",
-    "onnx": "onnx",
-    "openvino": "openvino",
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What lies there that an engine runs (`form_of`), the package that brings it, and how that is installed."""
+
+    form: str
+    package: str
+    install: str
+    why: str = ""
+
+
+_ALONE = "; one text after the other, on the CPU"
+_KINDS: dict[EngineName, _Kind] = {
+    "ctranslate2": _Kind("ctranslate2", "ctranslate2", "instil[serve]", "it is a CTranslate2 export"),
+    "llama.cpp": _Kind("gguf", "xllamacpp", "instil[serve]", "it is a GGUF file"),
+    "onnx": _Kind("onnx", "onnxruntime_genai", "instil[onnx]", "it is an ONNX export" + _ALONE),
+    "openvino": _Kind("openvino", "openvino", "instil[openvino]", "it is an OpenVINO export" + _ALONE),
+    "vllm": _Kind("transformers", "vllm", "vllm"),
 }
-"""The form of a model that an engine runs; all others run transformers'."""
-_WHY: dict[EngineName, str] = {
-    "ctranslate2": "it is a CTranslate2 export", "llama.cpp": "it is a GGUF file",
-    "onnx": "it is an ONNX export; one text after the other, on the CPU",
-    "openvino": "it is an OpenVINO export; one text after the other, on the CPU",
-}  # fmt: skip
+"""All engines but transformers, which is always there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def choose(ref: str, options: EngineOptions, device: str) -> Choice:
     if options.engine != "auto":
         _require_form(ref, form, options.engine)
         return Choice(options.engine, "as asked")
-    if engine := next((engine for engine, runs in _RUNS.items() if runs == form), None):
-        return Choice(engine, _WHY[engine])
+    if form != "transformers":
+        return next(Choice(engine, kind.why) for engine, kind in _KINDS.items() if kind.form == form)
     if device.startswith("cuda") and find_spec("vllm"):
         return Choice("vllm", f"the device is {device} and vllm is installed")
     hint = "; an export would be smaller: instil export MODEL --to ctranslate2" if device == "cpu" else ""
@@ -72,7 +72,7 @@ def choose(ref: str, options: EngineOptions, device: str) -> Choice:
 
 
 def _require_form(ref: str, form: str, engine: EngineName) -> None:
-    wants = _RUNS.get(engine, "transformers")
+    wants = _KINDS[engine].form if engine in _KINDS else "transformers"
     if form != wants and not (engine == "transformers" and form == "gguf"):
         own = wants == "transformers"
         remedy = "give the model's own folder" if own else f"export it first: instil export MODEL --to {wants}"
@@ -84,9 +84,9 @@ def start(spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limit
     ref = spec.ref
     if spec.adapter and choice.engine != "transformers":
         raise ModelError(f"{ref}: {choice.engine} cannot add an adapter to it; export the model first")
-    package = _PACKAGES.get(choice.engine)
-    if package and not find_spec(package):
-        raise ModelError(f"{choice.engine} is not installed; run: pip install '{_INSTALL[choice.engine]}'")
+    kind = _KINDS.get(choice.engine)
+    if kind and not find_spec(kind.package):
+        raise ModelError(f"{choice.engine} is not installed; run: pip install '{kind.install}'")
     common: dict[str, Any] = {"batch": limits.batch, "threads": options.threads}
     if choice.engine == "ctranslate2":
         from instil.serve.engines.ctranslate2_engine import CTranslate2Engine

@@ -43,15 +43,14 @@ class StepwiseEngine:
 
     def _write(self, job: Job, writer: Writer) -> None:
         export, generator = self._export, np.random.default_rng(job.sampling.seed)
-        written = export.forced
-        if any(writer.take(token) for token in written):
+        if any(writer.take(token) for token in export.forced):
             return
-        before = export.beginning(job.ids)
-        while True:
-            logits_V = np.array(export.following(job.ids, [*before, *written]), dtype=np.float64)
-            logits_V[export.banned] = -np.inf
-            written.append(chosen(logits_V, job.sampling, generator))
-            if writer.take(written[-1]):
+
+        def choose(logits_V: NDArray[Any]) -> int:
+            return chosen(logits_V, job.sampling, generator)
+
+        for token, _ in export.going_on(job.ids, choose, export.forced, export.banned):
+            if writer.take(token):
                 return
 
     def close(self) -> None:
@@ -64,7 +63,7 @@ def chosen(logits_V: NDArray[Any], sampling: Sampling, generator: np.random.Gene
     if sampling.greedy:
         return int(logits_V.argmax())
     order_V = np.argsort(-logits_V, kind="stable")
-    wide_V = (logits_V[order_V] - logits_V.max()) / sampling.temperature
+    wide_V = (logits_V[order_V].astype(np.float64) - logits_V.max()) / sampling.temperature
     probs_V = np.exp(wide_V) / np.exp(wide_V).sum()
     count = int(np.searchsorted(probs_V.cumsum(), sampling.top_p)) + 1
     kept_K = probs_V[:count]
