@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_factors import taken_apart
-from benchmarks.serving_parts import Served, exports_of, one_vocabulary, quality, served, sources_of, speculation
+from benchmarks.serving_parts import (
+    STUDENT,
+    Served,
+    exports_of,
+    one_vocabulary,
+    quality,
+    served,
+    sources_of,
+    speculation,
+)
 from instil.core import console, units
 
 LEVELS = (1, 4, 16)
@@ -107,14 +116,14 @@ def _keys(found: dict[str, Any]) -> dict[str, Any]:
     systems, scores, ahead = found["systems"], found["quality"], found["speculation"].get("distilled", {})
     name = min(
         (name for name in systems if name.startswith("student,") and "transformers" not in name),
-        key=lambda name: systems[name]["clients"]["1"]["p50_ms"], default="student, transformers fp32",
+        key=lambda name: systems[name]["clients"]["1"]["p50_ms"], default=STUDENT,
     )  # fmt: skip
     best = systems[name]
     return {
         "best": name,
         "server_over_engine_c16": best["server_over_engine_c16"],
-        "size_ratio": systems["student, transformers fp32"]["bytes"] / best["bytes"],
-        "rougeL_change": scores[name] / scores["student, transformers fp32"] - 1,
+        "size_ratio": systems[STUDENT]["bytes"] / best["bytes"],
+        "rougeL_change": scores[name] / scores[STUDENT] - 1,
         "speculative_speedup": ahead.get("speedup"),
         "speculative_acceptance": ahead.get("acceptance"),
     }

@@ -11,21 +11,21 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers as hf
 
-from benchmarks.serving_parts import Places, export_of, served, stage_of
+from benchmarks.serving_parts import STUDENT, TEACHER, Places, export_of, served, stage_of
 from instil.export.student import open_student
 from instil.run.servable import specs_of
 
+T = TypeVar("T")
 _WRITTEN = 12
-_TEACHER, _STUDENT = "teacher, transformers fp32", "student, transformers fp32"
 _LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "layer_types")
 
 
@@ -44,17 +44,17 @@ def of_sizes(teacher: Any, student: Any, prompts: Sequence[Sequence[int]]) -> di
     """How many times as fast each step is as the one before: the median over `prompts`, on which all take turns."""
     auto: Any = hf.AutoModelForSeq2SeqLM if teacher.is_encoder_decoder else hf.AutoModelForCausalLM
     models = {name: auto.from_config(config).eval() for name, config in steps(teacher, student).items()}
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for prompt in [prompts[0], *prompts]:
-        for name, model in models.items():
-            begun = time.perf_counter()
-            model.generate(
-                torch.tensor([prompt]), do_sample=False, max_new_tokens=_WRITTEN, min_new_tokens=_WRITTEN,
-                pad_token_id=model.config.pad_token_id or 0,
-            )  # fmt: skip
-            seconds[name].append(time.perf_counter() - begun)
+
+    def write(name: str, prompt: Sequence[int]) -> None:
+        model = models[name]
+        model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=_WRITTEN, min_new_tokens=_WRITTEN,
+            pad_token_id=model.config.pad_token_id or 0,
+        )  # fmt: skip
+
+    seconds = in_turns(list(models), write, prompts)
     return {
-        after: statistics.median(a / b for a, b in zip(seconds[before][1:], seconds[after][1:], strict=True))
+        after: statistics.median(a / b for a, b in zip(seconds[before], seconds[after], strict=True))
         for before, after in pairwise(models)
     }
 
@@ -65,34 +65,34 @@ def taken_apart(
     """How many times as fast as the teacher on transformers the student answers on `best`, text by text in turns with
     all that is between them; and by name the factors that multiply to it."""
     student, teacher = open_student(stage_of(run, "student")), open_student(scratch / "teacher")
-    systems = {name: places[name] for name in (_TEACHER, _STUDENT)}
+    systems = {name: places[name] for name in (TEACHER, STUDENT)}
     if "transformers" not in best:
         exact = export_of(student, scratch, best.split()[1], "fp32", run, len(sources))
         systems |= {"exact": specs_of([exact])[0], "best": places[best]}
-    seconds = in_turns(systems, sources, threads)
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(served(name, spec, threads)) for name, spec in systems.items()}
+        seconds = in_turns(list(servers), lambda name, source: servers[name].answer(source), sources)
     p50 = {name: statistics.median(each) for name, each in seconds.items()}
     last = list(systems)[-1]
-    ratios = sorted(a / b for a, b in zip(seconds[_TEACHER], seconds[last], strict=True))
+    ratios = sorted(a / b for a, b in zip(seconds[TEACHER], seconds[last], strict=True))
     prompts = [student.read(source) for source in sources]
     found = of_sizes(teacher.loaded.model.config, student.loaded.model.config, prompts)
-    found["text length"] = p50[_TEACHER] / p50[_STUDENT] / math.prod(found.values())
+    found["text length"] = p50[TEACHER] / p50[STUDENT] / math.prod(found.values())
     if last == "best":
-        found |= {"engine": p50[_STUDENT] / p50["exact"], "precision": p50["exact"] / p50["best"]}
+        found |= {"engine": p50[STUDENT] / p50["exact"], "precision": p50["exact"] / p50["best"]}
     tenth = len(ratios) // 10
     return {
-        "speedup": p50[_TEACHER] / p50[last], "range": [ratios[tenth], ratios[-1 - tenth]], "factors": found,
+        "speedup": p50[TEACHER] / p50[last], "range": [ratios[tenth], ratios[-1 - tenth]], "factors": found,
         "p50_ms": {name: 1000 * value for name, value in p50.items()},
     }  # fmt: skip
 
 
-def in_turns(systems: Places, sources: Sequence[str], threads: int | None) -> dict[str, list[float]]:
-    """Seconds of each answer over HTTP, after one that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
-    with ExitStack() as stack:
-        servers = {name: stack.enter_context(served(name, spec, threads)) for name, spec in systems.items()}
-        for source in [sources[0] + " ", *sources]:
-            for name, server in servers.items():
-                begun = time.perf_counter()
-                server.answer(source)
-                seconds[name].append(time.perf_counter() - begun)
-    return {name: each[1:] for name, each in seconds.items()}
+def in_turns(names: Sequence[str], ask: Callable[[str, T], object], asked: Sequence[T]) -> dict[str, list[float]]:
+    """Seconds that each name takes for each of `asked` but the first, which warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for each in asked:
+        for name in names:
+            begun = time.perf_counter()
+            ask(name, each)
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: times[1:] for name, times in seconds.items()}

@@ -31,6 +31,7 @@ from instil.serve.server import listen
 from instil.serve.service import Service
 
 MOST = 32
+TEACHER, STUDENT = "teacher, transformers fp32", "student, transformers fp32"
 Places = Mapping[str, ModelSpec]
 
 
@@ -158,7 +159,7 @@ def exports_of(run: Path, scratch: Path, probes: int) -> tuple[dict[str, ModelSp
     were refused that the format or the comparison, on so many `probes`, did not take."""
     student, teacher = open_student(stage_of(run, "student")), merged_teacher(run, scratch)
     plain = specs_of([str(run)])
-    found = {"teacher, transformers fp32": plain[-1], "student, transformers fp32": plain[0]}
+    found = {TEACHER: plain[-1], STUDENT: plain[0]}
     refused = {}
     for role, model in (("teacher", teacher), ("student", student)):
         for target, precision in (("ctranslate2", "int8"), ("gguf", "q8_0"), ("gguf", "q4_k_m")):
