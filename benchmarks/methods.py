@@ -1,7 +1,7 @@
 """Which way of teaching is worth its time? Every method against fine-tuning the same student on gold targets.
 
-    python -m benchmarks.methods [--minutes 10] [--methods response,features] [--seeds 3] [--items 300] [--records 1200]
-                                 [--scitldr FOLDER] [--json] [--quick] [--runs runs/benchmark-methods]
+    python -m benchmarks.methods [--minutes 10 | --steps 8] [--methods response,features] [--seeds 3] [--items 300]
+                                 [--records 1200] [--scitldr FOLDER] [--json] [--quick] [--runs runs/benchmark-methods]
 
 Each recipe of recipes/methods is a way to the same student (18 of the teacher's 30 layers), trained for as many minutes
 with each seed; the teacher's own work comes before and is told beside. ROUGE-L with intervals over items and seeds,
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="two steps, one seed, four items")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, help="instead of --minutes: what a step costs, not what the time buys")
     parser.add_argument("--methods", type=lambda text: text.split(","), help="recipes by name, separated by commas")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--items", type=int, default=300)
@@ -209,8 +210,9 @@ def main() -> None:
     if options.one:
         train_one(options.file, options.set, options.one, options.until)
         return
-    options.budget = _QUICK["budget"] if options.quick else {"minutes": options.minutes}
+    options.budget = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
     if options.quick:
+        options.budget = _QUICK["budget"]
         options.seeds, options.items, options.records = 1, _QUICK["items"], _QUICK["records"]
     found = {
         task: rows_of(comparison_file(options, task), options.set)
