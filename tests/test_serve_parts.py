@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from instil.core.errors import ConfigError, ModelError
+from instil.serve.awake import stay_awake
 from instil.serve.cache import AnswerCache, key_of
 from instil.serve.config import EngineOptions, ModelSpec, ServeConfig
 from instil.serve.engines.choose import choose
@@ -178,3 +182,25 @@ def test_ray_is_asked_for_where_it_is_missing() -> None:
     options = deployment_options(config, most_replicas=2)
     assert options["autoscaling_config"]["max_replicas"] == 2
     assert options["max_queued_requests"] == config.limits.queue
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is what torch and llama.cpp use on Linux")
+@pytest.mark.parametrize("command", ["serve", "ui"])
+def test_threads_that_wait_stay_awake(command: str) -> None:
+    # The command fails for want of the model; OpenMP, loaded with torch, tells what it was set to.
+    asked = f"from instil.run.cli import main\ntry: main(['{command}', 'none'])\nexcept SystemExit: pass\nimport torch"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    found = subprocess.run(
+        [sys.executable, "-c", asked], env=env | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True,
+        check=True,
+    ).stderr  # fmt: skip
+    assert "GOMP_SPINCOUNT = '300000'" in found
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" in found
+
+
+def test_what_the_user_says_of_waiting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    stay_awake()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    assert "GOMP_SPINCOUNT" not in os.environ

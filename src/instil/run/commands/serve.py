@@ -43,6 +43,9 @@ def serve(
     replicas: Annotated[int, typer.Option(help="The most replicas on a Ray cluster.")] = 4,
 ) -> None:
     """Serve models over HTTP, compatible with OpenAI's clients."""
+    from instil.serve.awake import stay_awake
+
+    stay_awake()
     from instil.core.config import parse
     from instil.run.servable import specs_of
     from instil.serve.config import ServeConfig

@@ -20,6 +20,9 @@ def ui(
     judge: Annotated[Path | None, typer.Option(help="File of pairs to judge (instil judge new).")] = None,
 ) -> None:
     """Compare models in a browser: texts, times, sizes, blind judging, report and plan."""
+    from instil.serve.awake import stay_awake
+
+    stay_awake()
     from dataclasses import replace
 
     from instil.core import console
