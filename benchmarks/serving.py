@@ -1,6 +1,6 @@
 """What serving costs: teacher and student on transformers and on their best engines, alone and behind the server.
 
-    python -m benchmarks.serving RUN [--texts 96] [--rounds 5] [--threads N] [--quick] [--json]
+    python -m benchmarks.serving RUN [--texts 96] [--rounds 5] [--threads N] [--exports FOLDER] [--quick] [--json]
 
 `RUN` is the folder of a finished run, such as runs/quickstart. Engines are timed in turns on the texts of its test set;
 the server and the bare engine take the same batches of 16, so that their ratio is what HTTP, queue and scheduling cost.
@@ -28,6 +28,7 @@ from benchmarks.serving_parts import (
     served,
     sources_of,
     speculation,
+    stage_of,
 )
 from instil.core import console, units
 
@@ -81,22 +82,21 @@ def overhead(system: Served, sources: Sequence[str], rounds: int) -> float:
     return statistics.median(shares)
 
 
-def measure(run: Path, count: int, rounds: int, threads: int | None) -> dict[str, Any]:
-    """All numbers, of `count` texts."""
+def measure(run: Path, count: int, rounds: int, threads: int | None, scratch: Path) -> dict[str, Any]:
+    """All numbers, of `count` texts; the exported models stay in `scratch`."""
     sources = sources_of(run, count)
     found: dict[str, Any] = {"n": count, "rounds": rounds, "threads": threads, "systems": {}}
-    with tempfile.TemporaryDirectory() as scratch:
-        places, found["refused"] = exports_of(run, Path(scratch), min(count, _PROBES))
-        for name, place in places.items():
-            console.say(f"  {name}")
-            found["systems"][name] = _system(name, place, sources, rounds, threads)
-        found["quality"] = quality(run, places, count)
-        # A draft has its teacher's tokens and its engine.
-        able = {"teacher, gguf q8_0", "student, gguf q8_0"} <= set(places) and one_vocabulary(run, Path(scratch))
-        found["speculation"] = speculation(run, Path(scratch), sources[:_SPECULATED], threads) if able else {}
-        found |= _keys(found)
-        found["in_turns"] = taken_apart(run, Path(scratch), places, found["best"], sources[:_FACTORED], threads)
-        found["speedup_over_transformers_fp32"] = found["in_turns"]["speedup"]
+    places, found["refused"] = exports_of(run, scratch, min(count, _PROBES))
+    for name, place in places.items():
+        console.say(f"  {name}")
+        found["systems"][name] = _system(name, place, sources, rounds, threads)
+    found["quality"] = quality(run, places, count)
+    # A draft has its teacher's tokens and its engine.
+    able = {"teacher, gguf q8_0", "student, gguf q8_0"} <= set(places) and one_vocabulary(run, scratch)
+    found["speculation"] = speculation(run, scratch, sources[:_SPECULATED], threads) if able else {}
+    found |= _keys(found)
+    found["in_turns"] = taken_apart(run, scratch, places, found["best"], sources[:_FACTORED], threads)
+    found["speedup_over_transformers_fp32"] = found["in_turns"]["speedup"]
     return found
 
 
@@ -158,10 +158,13 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5, help="of the server against the bare engine")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--exports", type=Path, help="where exported models are kept, and taken from, between runs")
     parser.add_argument("--threads", type=int, help="of each engine; as many as it likes unless given")
     options = parser.parse_args()
     count, rounds = (16, 1) if options.quick else (options.texts, options.rounds)
-    found = measure(options.run, count, rounds, options.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = options.exports / stage_of(options.run, "student").name if options.exports else Path(scratch)
+        found = measure(options.run, count, rounds, options.threads, keep)
     if options.json:
         console.emit_json(found)
     else:

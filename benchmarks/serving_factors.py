@@ -10,21 +10,19 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import transformers as hf
 
-from benchmarks.serving_parts import STUDENT, TEACHER, Places, export_of, served, stage_of
+from benchmarks.serving_parts import STUDENT, TEACHER, Places, export_of, in_turns, served, stage_of
 from instil.export.student import open_student
 from instil.run.servable import specs_of
 
-T = TypeVar("T")
 _WRITTEN = 12
 _LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "layer_types")
 
@@ -85,14 +83,3 @@ def taken_apart(
         "speedup": p50[TEACHER] / p50[last], "range": [ratios[tenth], ratios[-1 - tenth]], "factors": found,
         "p50_ms": {name: 1000 * value for name, value in p50.items()},
     }  # fmt: skip
-
-
-def in_turns(names: Sequence[str], ask: Callable[[str, T], object], asked: Sequence[T]) -> dict[str, list[float]]:
-    """Seconds that each name takes for each of `asked` but the first, which warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for each in asked:
-        for name in names:
-            begun = time.perf_counter()
-            ask(name, each)
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: times[1:] for name, times in seconds.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import uvicorn
@@ -33,6 +33,7 @@ from instil.serve.service import Service
 MOST = 32
 TEACHER, STUDENT = "teacher, transformers fp32", "student, transformers fp32"
 Places = Mapping[str, ModelSpec]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,17 @@ def served(name: str, spec: ModelSpec, threads: int | None, *, queue: int = 64, 
         service.close()
 
 
+def in_turns(names: Sequence[str], ask: Callable[[str, T], object], asked: Sequence[T]) -> dict[str, list[float]]:
+    """Seconds that each name takes for each of `asked` but the first, which warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for each in asked:
+        for name in names:
+            begun = time.perf_counter()
+            ask(name, each)
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: times[1:] for name, times in seconds.items()}
+
+
 def stage_of(run: Path, name: str) -> Path:
     """The folder of a stage of a finished run."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf8"))
@@ -140,7 +152,8 @@ def merged_teacher(run: Path, scratch: Path) -> Student:
     if spec.adapter:
         found = load_adapter(found, spec.adapter)
     folder = scratch / "teacher"
-    save_model(found.model, found.tokenizer, folder)
+    if not folder.exists():
+        save_model(found.model, found.tokenizer, folder)
     student = open_student(stage_of(run, "student"))
     return open_student(folder, prompt=student.prompt, source_limit=student.source_limit)
 
@@ -201,18 +214,20 @@ def speculation(run: Path, scratch: Path, sources: Sequence[str], threads: int |
         name: export_of(open_student(folder), scratch, "gguf", "q8_0", run, 6) for name, folder in drafts.items()
     }
     teacher = specs_of([str(scratch / "teacher-gguf-q8_0")])[0]
-    seconds, texts, accepted = {}, {}, {}
-    for name, draft in {"none": None, **exported}.items():
-        with served(name, teacher, threads, draft=draft) as system:
-            system.answer(sources[0])
-            begun = time.perf_counter()
-            texts[name] = [system.answer(source)[0] for source in sources]
-            seconds[name] = time.perf_counter() - begun
-            engine: Any = system.model.engine
-            accepted[name] = engine.accepted / max(1, engine.drafted)
+    texts: dict[str, list[str]] = {name: [] for name in ("none", *exported)}
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(served(name, teacher, threads, draft=draft))
+            for name, draft in {"none": None, **exported}.items()
+        }
+        seconds = in_turns(
+            list(servers), lambda name, source: texts[name].append(servers[name].answer(source)[0]), sources
+        )
+        engines: dict[str, Any] = {name: system.model.engine for name, system in servers.items()}
+        accepted = {name: engine.accepted / max(1, engine.drafted) for name, engine in engines.items()}
     return {
         name: {
-            "speedup": seconds["none"] / seconds[name],
+            "speedup": sum(seconds["none"]) / sum(seconds[name]),
             "acceptance": accepted[name],
             "identical": sum(a == b for a, b in zip(texts[name], texts["none"], strict=True)) / len(sources),
         }

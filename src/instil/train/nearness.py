@@ -29,6 +29,8 @@ from instil.objectives.sparse import SparseLabels
 from instil.train.task import projection_of
 
 NEXT_BATCH = "dense, next batch"
+_CHUNK = 64
+"""Rows whose distributions over all tokens are in memory at once, beside the teacher's."""
 Gradients = tuple[Tensor, Tensor]
 """With respect to hidden states `(N, D)` and head weight `(V, D)`."""
 Backward = Callable[[Rows, Gradients], list[Tensor]]
@@ -50,16 +52,21 @@ class Rival:
 
 
 def dense_gradients(rows: Rows, target_NV: Float[Tensor, "n v"]) -> Gradients:
-    """Gradients of -sum target log q: q times the target's mass, minus the target."""
+    """Gradients of -sum target log q: q times the target's mass, minus the target. In chunks of rows."""
     with torch.no_grad():
         head, hidden_ND = rows.head, rows.hidden_ND.detach()
-        logits_NV = head.logits(hidden_ND)
-        step_NV = logits_NV.softmax(-1) * target_NV.sum(-1, keepdim=True) - target_NV
-        if head.softcap is not None:
-            step_NV = step_NV * (1 - (logits_NV / head.softcap).square())
-        step_NV = step_NV * head.scale
-        padded_NV = nn.functional.pad(step_NV, (0, len(head.weight_VD) - step_NV.shape[1]))
-        return padded_NV @ head.weight_VD, padded_NV.T @ hidden_ND
+        to_hidden_ND, to_weight_VD = torch.empty_like(hidden_ND), torch.zeros_like(head.weight_VD)
+        for start in range(0, len(hidden_ND), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            logits_NV = head.logits(hidden_ND[chunk])
+            step_NV = logits_NV.softmax(-1) * target_NV[chunk].sum(-1, keepdim=True) - target_NV[chunk]
+            if head.softcap is not None:
+                step_NV *= 1 - (logits_NV / head.softcap).square()
+            step_NV *= head.scale
+            known = step_NV.shape[1]  # A padded head has rows that are no token.
+            to_hidden_ND[chunk] = step_NV @ head.weight_VD[:known]
+            to_weight_VD[:known] += step_NV.T @ hidden_ND[chunk]
+        return to_hidden_ND, to_weight_VD
 
 
 def label_gradients(rows: Rows, ids_NK: Int[Tensor, "n k"], probs_NK: Float[Tensor, "n k"]) -> Gradients:
@@ -83,7 +90,7 @@ def through(model: nn.Module) -> Backward:
         carried = torch.autograd.grad(rows.hidden_ND, parameters, found[0], retain_graph=True, allow_unused=True)
         own = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, carried, strict=True)]
         place = next(i for i, p in enumerate(parameters) if p.data_ptr() == rows.head.weight_VD.data_ptr())
-        own[place] = own[place] + found[1]
+        own[place].add_(found[1])
         return own
 
     return backward
