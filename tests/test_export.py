@@ -21,6 +21,7 @@ from instil.export import publish
 from instil.export.engines import open_engine
 from instil.export.formats import precision_of
 from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
+from instil.export.rotation import can_rotate, rotate
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.export.smoothing import smooth
 from instil.export.student import Student, open_student
@@ -273,6 +274,46 @@ def test_a_smoothed_model_computes_the_same_with_calmer_activations(name: str) -
     assert smoothed.model.layers[0].input_layernorm.weight[3].abs() < 20
     assert model.model.layers[0].input_layernorm.weight[3] == 40.0
     assert smooth(tiny.tiny_model("t5"), prompts).config.model_type == "t5"
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_a_rotated_model_computes_the_same_without_channels_that_stand_out(name: str) -> None:
+    model = tiny.tiny_model(name)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    with torch.inference_mode():
+        model.model.norm.weight[3] = 40.0
+        if model.model.layers[0].self_attn.q_proj.bias is not None:
+            model.model.layers[0].self_attn.q_proj.bias.normal_()
+        wanted = model(ids, output_hidden_states=True)
+        turned = rotate(model)
+        found = turned(ids, output_hidden_states=True)
+    torch.testing.assert_close(found.logits.log_softmax(-1), wanted.logits.log_softmax(-1), rtol=1e-3, atol=1e-3)
+    before, after = (each.hidden_states[-1].abs().amax((0, 1)) for each in (wanted, found))
+    assert after.max() / after.median() < before.max() / before.median() / 3
+    assert turned.get_output_embeddings().weight is not turned.get_input_embeddings().weight
+    assert model.model.norm.weight[3] == 40.0
+    assert can_rotate(model) and not any(can_rotate(tiny.tiny_model(other)) for other in ("t5", "gemma3", "gpt2"))
+
+
+def test_a_student_whose_head_reads_outliers_is_turned_for_eight_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny.tiny_model("llama").config
+    config.hidden_size, config.head_dim, config.intermediate_size, config.tie_word_embeddings = 64, 16, 128, True
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.normal_(0, 0.05)
+        model.lm_head.weight[:, 3] = 0.3  # The same for every token: no probability depends on it.
+        model.model.norm.weight.fill_(2.0)
+        model.model.norm.weight[3] = 120.0
+    student = open_student(save(model, tmp_path / "student"))
+    made = publish.export_student(student, "ctranslate2", tmp_path / "out", precision="int8", probes=PROBES)
+    assert made.parity.log_prob < 0.03
+    told = capsys.readouterr().err
+    assert "nats off" in told and "once more, its channels turned" in told
+    # The head is no longer the embedding: so many bytes more than one copy of it.
+    assert made.bytes > 2 * model.lm_head.weight.numel() + sum(p.numel() for p in model.model.layers.parameters())
 
 
 def test_an_onnx_export_reads_on_where_it_stopped(tmp_path: Path) -> None:

@@ -27,7 +27,11 @@ Scorer = Callable[[str, Sequence[str]], float]
 
 
 class ParityError(ModelError):
-    """An export that is not the student. Nothing was published."""
+    """An export that is not the student. Nothing was published. `problem`: what is beyond the tolerance."""
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem or message
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,8 @@ def require(parity: Parity, name: str) -> None:
         else ""
     )
     raise ParityError(
-        f"{name}: refused, {parity.problem}{shown}; nothing was published, choose another --precision or format"
+        f"{name}: refused, {parity.problem}{shown}; nothing was published, choose another --precision or format",
+        parity.problem,
     )
 
 

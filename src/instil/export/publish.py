@@ -5,16 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from instil.core import console, publish, units
 from instil.core.errors import ConfigError
 from instil.export.engines import open_engine
 from instil.export.engines.engine import Engine
 from instil.export.formats import PRECISIONS, precision_of, write_format
-from instil.export.parity import EXACT, PARITY_NAME, PROBES, TOLERANCES, Parity, Probe, Scorer, compare, require
+from instil.export.parity import (
+    EXACT,
+    PARITY_NAME,
+    PROBES,
+    TOLERANCES,
+    Parity,
+    ParityError,
+    Probe,
+    Scorer,
+    compare,
+    require,
+)
+from instil.export.rotation import can_rotate, rotate
 from instil.export.sheet import Format
 from instil.export.smoothing import smooth
 from instil.export.student import Student
@@ -51,31 +64,54 @@ def export_student(
         raise ConfigError(f"{out}: exists already; add --force to replace it, or give another folder with --out")
     if not probes:
         raise ConfigError("there is nothing to compare on; give sources with --probes FILE")
+    ways = _ways(student, probes) if (target, chosen) == ("ctranslate2", "int8") else [lambda: student]
+    for way in ways[:-1]:
+        try:
+            return _published(student, way(), target, chosen, out, probes, scorer, metric)
+        except ParityError as error:
+            console.say(f"  {error.problem}; once more, its channels turned, with a head of its own")
+    return _published(student, ways[-1](), target, chosen, out, probes, scorer, metric)
+
+
+def _published(
+    student: Student, written: Student, target: Format, precision: str, out: Path, probes: Sequence[Probe],
+    scorer: Scorer | None, metric: str,
+) -> Exported:  # fmt: skip
+    """`written`, which computes what `student` does, as the export `out`."""
     used = list(probes[:PROBES])
-    written = _calmed(student, probes) if (target, chosen) == ("ctranslate2", "int8") else student
     longest = min(student.target_limit or _LONGEST, _LONGEST)
-    if chosen != "fp32" and "fp32" in PRECISIONS[target]:
+    if precision != "fp32" and "fp32" in PRECISIONS[target]:
         with tempfile.TemporaryDirectory(prefix=publish.ASIDE_PREFIX, dir=_parent(out)) as scratch:
             engine = _written(written, target, "fp32", Path(scratch))
             proof = compare(student, engine, used[:_PROVED], tolerance=EXACT, max_new_tokens=longest)
-            require(proof, f"{target} fp32, before {chosen}")
+            require(proof, f"{target} fp32, before {precision}")
     with publish.publish_folder(out) as aside:
-        engine = _written(written, target, chosen, aside)
-        console.say(f"  {target} {chosen}: {units.size(engine.bytes)}, comparing it on {len(used)} sources")
+        engine = _written(written, target, precision, aside)
+        console.say(f"  {target} {precision}: {units.size(engine.bytes)}, comparing it on {len(used)} sources")
         parity = compare(
-            student, engine, used, tolerance=TOLERANCES[chosen], max_new_tokens=longest, scorer=scorer, metric=metric
+            student, engine, used, tolerance=TOLERANCES[precision], max_new_tokens=longest, scorer=scorer, metric=metric
         )
-        require(parity, f"{target} {chosen}")
+        require(parity, f"{target} {precision}")
         publish.write_text(aside / PARITY_NAME, json.dumps(parity.json(), indent=2, ensure_ascii=False) + "\n")
         size = engine.bytes
     return Exported(out, parity, size, student.generator.bytes)
 
 
-def _calmed(student: Student, probes: Sequence[Probe]) -> Student:
-    """The same student, smoothed: CTranslate2 rounds activations to eight bits, not weights alone."""
+def _ways(student: Student, probes: Sequence[Probe]) -> list[Callable[[], Student]]:
+    """Models that compute what `student` does and bear eight bits better, the smallest first: CTranslate2 rounds
+    activations too, not weights alone."""
+    model = student.loaded.model
+    turned = [lambda: _calmed(student, rotate(model), probes)] if can_rotate(model) else []
+    if turned and not model.config.tie_word_embeddings:
+        return turned  # Its head is its own already.
+    return [lambda: _calmed(student, model, probes), *turned]
+
+
+def _calmed(student: Student, model: Any, probes: Sequence[Probe]) -> Student:
+    """`student` with its weights as in `model`, smoothed."""
     seen = probes[PROBES : PROBES + _CALIBRATING] or probes[:_CALIBRATING]
     prompts = [student.read(probe.source) for probe in seen]
-    loaded = dataclasses.replace(student.loaded, model=smooth(student.loaded.model, prompts))
+    loaded = dataclasses.replace(student.loaded, model=smooth(model, prompts))
     return dataclasses.replace(student, loaded=loaded)
 
 

@@ -31,7 +31,7 @@ STRENGTH = 0.5
 def smooth(model: Any, prompts: Sequence[Sequence[int]], *, strength: float = STRENGTH) -> Any:
     """A copy of `model` that computes the same with smaller activations between its matrices, as seen on `prompts`;
     `model` itself where its layers are not built as Llama's are (Llama, Qwen, Mistral, SmolLM3)."""
-    if not _fits(model):
+    if not built_as_llama(model):
         return model
     smoothed = copy.deepcopy(model)
     layers = list(stack_of(smoothed).layers)
@@ -45,7 +45,8 @@ def smooth(model: Any, prompts: Sequence[Sequence[int]], *, strength: float = ST
     return smoothed
 
 
-def _fits(model: Any) -> bool:
+def built_as_llama(model: Any) -> bool:
+    """Whether its layers have Llama's norms and matrices, by those names, and nothing behind them (as Gemma 2 has)."""
     if model.config.is_encoder_decoder or model.config.model_type.startswith("gemma"):
         return False
     names = {name for name, _ in stack_of(model).layers[0].named_modules()}
