@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,60 @@ def test_a_full_queue_is_answered_429_and_the_openai_client_comes_back(models: P
         again = server.client().with_options(max_retries=3).completions.create(model="m", prompt="x", max_tokens=1)
         assert again.choices[0].text == greedy("x", 1)
         assert all(job.future.result(5).new_tokens == 1 for job in waiting)
+
+
+class Held:
+    """A job that holds its engine at its first token until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go, self.reached = threading.Event(), threading.Event()
+        self.job = Job([5], 2, listener=self._hear)
+
+    def _hear(self, _: str) -> None:
+        self.reached.set()
+        self.let_go.wait(20)
+
+
+def test_a_client_that_goes_away_while_it_is_served_leaves_the_others_their_engine(models: Path) -> None:
+    spec = ModelSpec(name="m", ref=str(models / "qwen3"), max_new_tokens=4)
+    with serving.running(serving.config_of(spec, limits=Limits(batch=2, cache_mb=0))) as server:
+        model, first, beside = server.service.models["m"], Held(), Held()
+        model.submit([first.job])
+        assert first.reached.wait(20)
+        model.submit([beside.job])
+
+        def go_away() -> None:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{server.url}/v1/completions", json={"prompt": "x"}, timeout=2)
+
+        client = threading.Thread(target=go_away)
+        client.start()
+        while len(model.room) < 2:
+            pass
+        first.let_go.set()  # The next batch is the held job and the client's.
+        assert beside.reached.wait(20)
+        client.join()
+        while '"status": 499' not in "".join(server.lines):
+            time.sleep(0.05)
+        beside.let_go.set()
+        again = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 1}, timeout=20)
+        assert again.json()["choices"][0]["text"] == greedy("x", 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deadline_is_told_while_the_engine_is_busy(models: Path, stream: bool) -> None:
+    spec = ModelSpec(name="m", ref=str(models / "qwen3"), max_new_tokens=4)
+    with serving.running(serving.config_of(spec, limits=Limits(batch=1, cache_mb=0))) as server:
+        held = Held()
+        server.service.models["m"].submit([held.job])
+        assert held.reached.wait(20)
+        body = {"prompt": "x", "deadline_s": 0.3, "stream": stream}
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=15)
+        assert not held.let_go.is_set()
+        assert "the deadline passed" in answer.text
+        assert stream or answer.status_code == 504
+        assert 'instil_expired{model="m"} 1.0' in httpx.get(f"{server.url}/metrics").text
+        held.let_go.set()
 
 
 def test_only_who_has_a_key_is_served(models: Path, tmp_path: Path) -> None:

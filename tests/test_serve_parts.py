@@ -64,6 +64,21 @@ def test_a_job_past_its_deadline_is_told_so_and_makes_room() -> None:
     assert room.expired == 1
 
 
+def test_the_pace_is_that_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, now = WaitingRoom(8), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for left in (1000, 1002, 1004):
+        now[0] = left
+        room.put([job()])
+        room.take(1)
+    assert room.seconds_for(10) == 14  # Three left in four seconds.
+    now[0] += 3600
+    assert room.seconds_for(10) == 60  # The last one is at work still.
+    room.put([job()])
+    room.take(1)
+    assert room.seconds_for(10) == 1
+
+
 def test_jobs_that_come_together_share_a_batch() -> None:
     room = WaitingRoom(8, gather_s=0.2)
     jobs = [job() for _ in range(3)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -110,9 +111,11 @@ class Job:
         """Whether it ended at one of its `stops`."""
         return self._ended == "stop"
 
-    def start(self) -> None:
-        """An engine has taken it."""
+    def start(self) -> bool:
+        """An engine has taken it. False: nobody waits for it any more. From here on its future cannot be cancelled,
+        so that whoever ends it is the engine alone."""
         self._started = time.monotonic()
+        return self.future.set_running_or_notify_cancel()
 
     def take(self, text: str, tokens: int = 1) -> bool:
         """The engine has written `text` with `tokens` more tokens. True: it shall stop."""
@@ -159,7 +162,7 @@ class Job:
 
     def fail(self, error: BaseException) -> None:
         """It will not be answered."""
-        if not self.future.done():
+        with suppress(InvalidStateError):  # Who waited for it may give it up at the same moment.
             self.future.set_exception(error)
 
     def cancel(self) -> None:

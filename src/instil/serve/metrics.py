@@ -38,11 +38,13 @@ class Metrics:
         self.engine_failures = counter("engine_failures", "Batches that an engine failed on", "model")
         self.refused = counter("refused", "Prompts answered 429", "model")
         self._queue = Gauge("instil_queue", "Prompts that wait", ("model",), registry=self.registry)
+        self._expired = Gauge("instil_expired", "Prompts whose deadline passed", ("model",), registry=self.registry)
         self._cache = Gauge("instil_cache_bytes", "Size of the cache", ("model",), registry=self.registry)
 
     def watch(self, model: ServedModel) -> None:
         """From now on tell of its queue and cache."""
         self._queue.labels(model.name).set_function(lambda: len(model.room))
+        self._expired.labels(model.name).set_function(lambda: model.room.expired)
         self._cache.labels(model.name).set_function(lambda: model.cache.bytes)
 
     def answered(self, model: str, answer: Answer) -> None:

@@ -133,9 +133,10 @@ class ServedModel:
             self.room.put(waiting)
 
     def _work(self) -> None:
-        while jobs := self.room.take(self.engine.facts.batch):
-            for job in jobs:
-                job.start()
+        while taken := self.room.take(self.engine.facts.batch):
+            jobs = [job for job in taken if job.start()]
+            if not jobs:
+                continue
             self._metrics.batch_size.labels(self.name).observe(len(jobs))
             try:
                 self.engine.run(jobs)

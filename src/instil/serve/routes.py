@@ -15,7 +15,7 @@ from instil.serve.models import ServedModel
 from instil.serve.replies import Shape
 from instil.serve.requests import Asked, ChatRequest, CompletionRequest, GenerateRequest
 from instil.serve.service import Service
-from instil.serve.streams import stream
+from instil.serve.streams import expiring, stream
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request cannot be answered as it is."},
@@ -118,9 +118,10 @@ async def _answers(request: Request, service: Service, model: ServedModel, jobs:
     service.submit(model, jobs)
     waiting = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
     try:
-        while not (await asyncio.wait([waiting], timeout=_LOOK_EVERY_S))[0]:
-            if await request.is_disconnected():
-                raise ServeError("the client went away", 499)
+        with expiring(model, jobs):
+            while not (await asyncio.wait([waiting], timeout=_LOOK_EVERY_S))[0]:
+                if await request.is_disconnected():
+                    raise ServeError("the client went away", 499)
         answers = waiting.result()
     except BaseException:
         waiting.cancel()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,7 @@ from instil.serve.service import Service
 
 Step = tuple[int, str | None, Answer | ServeError | None]
 """A job's index with a piece of its text, or with its answer at its end."""
+_NEVER_S = 1e6
 
 
 def stream(service: Service, model: ServedModel, jobs: Sequence[Job]) -> AsyncIterator[Step]:
@@ -37,20 +40,34 @@ def stream(service: Service, model: ServedModel, jobs: Sequence[Job]) -> AsyncIt
         job.listener = partial(_heard, tell, index)
         job.future.add_done_callback(partial(end, index))
     service.submit(model, jobs)
-    return _steps(steps, jobs)
+    return _steps(steps, model, jobs)
+
+
+@contextmanager
+def expiring(model: ServedModel, jobs: Sequence[Job]) -> Iterator[None]:
+    """Inside, `jobs` hear of it when their deadline passes while all engines are busy."""
+    due = min(job.deadline for job in jobs) - time.monotonic()
+    # A moment later, so that it has passed by any clock's grain.
+    timer = asyncio.get_running_loop().call_later(due + 0.01, model.room.expire) if due < _NEVER_S else None
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def _heard(tell: Any, index: int, text: str) -> None:
     tell((index, text, None))
 
 
-async def _steps(steps: asyncio.Queue[Step], jobs: Sequence[Job]) -> AsyncIterator[Step]:
+async def _steps(steps: asyncio.Queue[Step], model: ServedModel, jobs: Sequence[Job]) -> AsyncIterator[Step]:
     left = len(jobs)
     try:
-        while left:
-            step = await steps.get()
-            left -= step[2] is not None
-            yield step
+        with expiring(model, jobs):
+            while left:
+                step = await steps.get()
+                left -= step[2] is not None
+                yield step
     finally:
         for job in jobs:
             job.cancel()

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from instil.serve.jobs import Job, ServeError
 
 _REMEMBERED = 64
+_LATELY_S = 60
+"""How far back the pace is looked at, and the longest that anyone is told to wait."""
 _LONGEST_GATHERING = 8
 """A batch is closed after so many quiet times even where jobs keep coming."""
 
@@ -56,10 +58,14 @@ class WaitingRoom:
 
     def seconds_for(self, jobs: int) -> int:
         """Whole seconds in which so many jobs would leave at the pace of the last ones; 1 while that is unknown."""
-        if len(self._left) < 2:
+        if not self._left:
             return 1
-        pace = (time.monotonic() - self._left[0]) / len(self._left)
-        return max(1, min(60, math.ceil(pace * jobs)))
+        since = time.monotonic() - _LATELY_S
+        lately = [left for left in self._left if left > since]
+        if not lately:
+            return _LATELY_S  # What is under way has been so for longer than that.
+        pace = (time.monotonic() - lately[0]) / len(lately)
+        return max(1, min(_LATELY_S, math.ceil(pace * jobs)))
 
     def take(self, most: int) -> list[Job]:
         """Up to `most` jobs that may share a batch, the first in line among them; waits for one, and a moment for
@@ -104,6 +110,11 @@ class WaitingRoom:
             heapq.heappush(self._heap, entry)
         self._left.extend([time.monotonic()] * len(chosen))
         return chosen
+
+    def expire(self) -> None:
+        """Tell those whose deadline has passed, though no engine asks for work."""
+        with self._changed:
+            self._drop_expired()
 
     def _drop_expired(self) -> None:
         now = time.monotonic()
