@@ -22,7 +22,7 @@ from instil.export.parity import Probe
 from instil.export.publish import export_student
 from instil.export.student import Student, open_student
 from instil.models.loading import save_model
-from instil.run.servable import specs_of
+from instil.run.servable import asked_records, specs_of
 from instil.serve.app import make_app
 from instil.serve.config import EngineOptions, Limits, ModelSpec, ServeConfig
 from instil.serve.jobs import Job
@@ -132,9 +132,7 @@ def stage_of(run: Path, name: str) -> Path:
 
 def records_of(run: Path, count: int) -> list[Record]:
     """The first test records of a run."""
-    lines = (stage_of(run, "data") / "test.jsonl").read_text(encoding="utf8").split("\n")
-    rows = [json.loads(line) for line in lines[:count] if line]
-    return [Record(row["id"], row["source"], tuple(row.get("targets") or [row["target"]])) for row in rows]
+    return asked_records(stage_of(run, "data"))[:count]
 
 
 def sources_of(run: Path, count: int) -> list[str]:

@@ -13,6 +13,8 @@ import torch
 import transformers as hf
 
 import tiny
+from instil.compress.config import CompressConfig
+from instil.compress.rounding import bake, compress
 from instil.core.errors import ConfigError, ModelError
 from instil.core.protocol import Generator
 from instil.data.prompts import Prompt
@@ -23,11 +25,11 @@ from instil.export.formats import precision_of
 from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
 from instil.export.rotation import can_rotate, rotate
 from instil.export.sheet import SHEET_NAME, read_sheet
-from instil.export.smoothing import smooth
+from instil.export.smoothing import is_rounded, smooth
 from instil.export.student import Student, open_student
 from instil.models.students.vocabulary.choose import Texts
 from instil.models.students.vocabulary.trim import trim
-from instil.run.servable import specs_of
+from instil.run.servable import asked_records, specs_of
 from instil.serve.config import EngineOptions
 from instil.serve.config import Limits as ServeLimits
 from instil.serve.engines.choose import choose, start
@@ -109,6 +111,17 @@ def test_prompt_and_limits_travel(llama: Student, tmp_path: Path) -> None:
     assert kept["passed"] and kept["probes"] == len(PROBES)
     long = "word " * 50
     assert len(open_engine(made.folder).read(long)) == len(llama.generator._encode(long))
+
+
+def test_a_prefix_of_the_data_travels_with_the_prompt(tmp_path: Path) -> None:
+    folder = save(tiny.tiny_model("llama"), tmp_path / "student")
+    recipe = json.loads((folder / "recipe.yaml").read_text()) | {"data": {"prefix": "title: "}}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    made = publish.export_student(open_student(folder), "hf", tmp_path / "out", precision="fp32", probes=PROBES)
+    assert read_sheet(made.folder).prompt.text == "Say: title: {source} ="
+    rows = ({"source": "title: one", "target": "1"}, {"source": "other: two", "target": "2", "task": "other"})
+    (folder / "test.jsonl").write_text("".join(json.dumps({"id": str(i)} | row) + "\n" for i, row in enumerate(rows)))
+    assert [record.source for record in asked_records(folder)] == ["one"]
 
 
 def test_an_export_to_transformers_is_a_student_again(llama: Student, tmp_path: Path) -> None:
@@ -274,6 +287,19 @@ def test_a_smoothed_model_computes_the_same_with_calmer_activations(name: str) -
     assert smoothed.model.layers[0].input_layernorm.weight[3].abs() < 20
     assert model.model.layers[0].input_layernorm.weight[3] == 40.0
     assert smooth(tiny.tiny_model("t5"), prompts).config.model_type == "t5"
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_weights_that_learned_to_be_rounded_are_tried_as_they_are(name: str, tmp_path: Path) -> None:
+    model = tiny.tiny_model(name)
+    assert not is_rounded(model)
+    compress(model, CompressConfig(method="int8"))
+    bake(model)
+    assert is_rounded(model)
+    student = open_student(save(model, tmp_path / "student"))
+    ways = publish._ways(student, PROBES)
+    assert next(iter(ways.values()))() is student
+    assert len(ways) > 1
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])

@@ -29,7 +29,7 @@ from instil.export.parity import (
 )
 from instil.export.rotation import can_rotate, rotate
 from instil.export.sheet import Format
-from instil.export.smoothing import smooth
+from instil.export.smoothing import is_rounded, smooth
 from instil.export.student import Student
 from instil.models.folders import quiet_transformers
 
@@ -64,13 +64,14 @@ def export_student(
         raise ConfigError(f"{out}: exists already; add --force to replace it, or give another folder with --out")
     if not probes:
         raise ConfigError("there is nothing to compare on; give sources with --probes FILE")
-    ways = _ways(student, probes) if (target, chosen) == ("ctranslate2", "int8") else [lambda: student]
-    for way in ways[:-1]:
+    ways = _ways(student, probes) if (target, chosen) == ("ctranslate2", "int8") else {"as it is": lambda: student}
+    *others, last = ways.values()
+    for way, following in zip(others, list(ways)[1:], strict=True):
         try:
             return _published(student, way(), target, chosen, out, probes, scorer, metric)
         except ParityError as error:
-            console.say(f"  {error.problem}; once more, its channels turned, with a head of its own")
-    return _published(student, ways[-1](), target, chosen, out, probes, scorer, metric)
+            console.say(f"  {error.problem}; once more, {following}")
+    return _published(student, last(), target, chosen, out, probes, scorer, metric)
 
 
 def _published(
@@ -97,14 +98,18 @@ def _published(
     return Exported(out, parity, size, student.generator.bytes)
 
 
-def _ways(student: Student, probes: Sequence[Probe]) -> list[Callable[[], Student]]:
-    """Models that compute what `student` does and bear eight bits better, the smallest first: CTranslate2 rounds
-    activations too, not weights alone."""
+def _ways(student: Student, probes: Sequence[Probe]) -> dict[str, Callable[[], Student]]:
+    """Models that compute what `student` does, by what was done to them so that they bear eight bits better:
+    CTranslate2 rounds activations too, not weights alone. What costs least is first."""
     model = student.loaded.model
-    turned = [lambda: _calmed(student, rotate(model), probes)] if can_rotate(model) else []
-    if turned and not model.config.tie_word_embeddings:
-        return turned  # Its head is its own already.
-    return [lambda: _calmed(student, model, probes), *turned]
+    ways: dict[str, Callable[[], Student]] = {}
+    if is_rounded(model):
+        ways["as it is"] = lambda: student
+    if model.config.tie_word_embeddings or not can_rotate(model):
+        ways["smoothed"] = lambda: _calmed(student, model, probes)
+    if can_rotate(model):
+        ways["its channels turned, with a head of its own"] = lambda: _calmed(student, rotate(model), probes)
+    return ways
 
 
 def _calmed(student: Student, model: Any, probes: Sequence[Probe]) -> Student:

@@ -26,6 +26,8 @@ _NORMS = ("input_layernorm", "post_attention_layernorm")
 _PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj",
           "mlp.gate_proj", "mlp.down_proj")  # fmt: skip
 STRENGTH = 0.5
+_GRAIN = 1e-2
+"""How far from a whole step a weight may be by its own precision."""
 
 
 def smooth(model: Any, prompts: Sequence[Sequence[int]], *, strength: float = STRENGTH) -> Any:
@@ -43,6 +45,17 @@ def smooth(model: Any, prompts: Sequence[Sequence[int]], *, strength: float = ST
             for edge in _edges(layer, smoothed.config):
                 edge.even_out(peaks[number, edge.seen], strength)
     return smoothed
+
+
+def is_rounded(model: Any) -> bool:
+    """Whether the matrices of its layers take 255 steps a row already, having learned to: to be left as they are."""
+    matrices = [part.weight for part in stack_of(model).layers.modules() if isinstance(part, nn.Linear)]
+    return bool(matrices) and all(_in_steps(weight_OI.detach()) for weight_OI in matrices)
+
+
+def _in_steps(weight_OI: Tensor) -> bool:
+    steps_OI = weight_OI / weight_OI.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(weight_OI.dtype).tiny) * 127
+    return bool((steps_OI - steps_OI.round()).abs().max() < _GRAIN)
 
 
 def built_as_llama(model: Any) -> bool:

@@ -96,7 +96,8 @@ def _known(folder: Path) -> tuple[Prompt, Mapping[str, int]]:
         return Prompt(), {}
     try:
         recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf8"))
-        return parse(Prompt, recipe.get("prompt") or {}, name=str(path)), dict(recipe.get("limits") or {})
+        prompt = parse(Prompt, recipe.get("prompt") or {}, name=str(path))
+        return prompt.before((recipe.get("data") or {}).get("prefix") or ""), dict(recipe.get("limits") or {})
     except (yaml.YAMLError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: is no recipe; give the stage's own, or remove it") from error
 

@@ -13,7 +13,7 @@ from instil.evaluate.judgement import Judgements, pairs_of
 from instil.evaluate.outputs import load_outputs
 from instil.models.loading import locate
 from instil.run.report.report import REPORT_NAME
-from instil.run.servable import SUMMARY_NAME, teacher_ref
+from instil.run.servable import SUMMARY_NAME, asked_records, teacher_ref
 from instil.serve.page.page import Around, PlanOf
 
 JUDGEMENTS_NAME = "judgements.sqlite"
@@ -37,12 +37,9 @@ def around_of(run: Path) -> Around:
 
 
 def _examples(data: Path | None) -> tuple[str, ...]:
-    path = data / "test.jsonl" if data else None
-    if path is None or not path.is_file():
+    if data is None or not (data / "test.jsonl").is_file():
         return ()
-    with path.open(encoding="utf8") as file:
-        lines = [line for _, line in zip(range(_EXAMPLES), file, strict=False)]
-    return tuple(json.loads(line)["source"] for line in lines)
+    return tuple(record.source for record in asked_records(data)[:_EXAMPLES])
 
 
 def _judgements(run: Path, evaluation: Path | None) -> Judgements | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from instil.core.config import parse
-from instil.core.errors import ConfigError, InstilError, ModelError
+from instil.core.errors import ConfigError, DataError, InstilError, ModelError
 from instil.data.prompts import Prompt
+from instil.data.records import MAIN_TASK, Record, record_of_mapping
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.serve.config import ModelSpec
 
@@ -36,6 +38,20 @@ def teacher_ref(stage: Path) -> str:
 def is_run(ref: str) -> bool:
     """Whether `ref` is the folder of a whole run."""
     return (Path(ref).expanduser() / SUMMARY_NAME).is_file()
+
+
+def asked_records(data: Path) -> list[Record]:
+    """The test records of the stage `data` as people ask them of its student: the main task's, without the prefix,
+    which the student's prompt has. Raises `DataError` for what is no such stage."""
+    path = data / "test.jsonl"
+    prefix = (_recipe(data).get("data") or {}).get("prefix") or ""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf8").split("\n") if line]
+        records = [record_of_mapping(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read; delete {data} and run the recipe again") from error
+    main = [record for record in records if record.task == MAIN_TASK]
+    return [replace(record, source=record.source.removeprefix(prefix)) for record in main]
 
 
 def _specs(typed: str) -> list[ModelSpec]:

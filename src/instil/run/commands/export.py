@@ -10,6 +10,7 @@ import typer
 from instil.run.commands.options import AsJson
 
 if TYPE_CHECKING:
+    from instil.data.records import Record
     from instil.export.parity import Probe
     from instil.export.publish import Exported
     from instil.export.sheet import Format
@@ -70,28 +71,35 @@ def _probes(student: Path, given: Path | None) -> list[Probe]:
     import json
 
     from instil.core.errors import DataError
-    from instil.core.manifest import read_manifest
     from instil.data import synopsis
     from instil.export.parity import Probe
 
-    path = given
-    if path is None and (manifest := read_manifest(student)):
-        for folder in student.resolve().parent.glob("data-*"):
-            found = read_manifest(folder)
-            if found and found.result.get("fingerprint") == manifest.inputs.get("data"):
-                path = folder / "test.jsonl"
-    if path is None:
-        return [Probe(record.source, record.targets) for record in synopsis.load("test")]
+    if given is None:
+        return [Probe(record.source, record.targets) for record in _known(student) or synopsis.load("test")]
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf8").split("\n") if line]
+        rows = [json.loads(line) for line in given.read_text(encoding="utf8").split("\n") if line]
         return [
             Probe(row["source"], tuple(row.get("targets") or ([row["target"]] if "target" in row else ())))
             for row in rows
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f'{path}: cannot be read as lines of {{"source": ..., "target": ...}}; mend --probes'
+            f'{given}: cannot be read as lines of {{"source": ..., "target": ...}}; mend --probes'
         ) from error
+
+
+def _known(student: Path) -> list[Record]:
+    """The test records of the run that the stage `student` is of; none where it is no stage."""
+    from instil.core.manifest import read_manifest
+    from instil.run.servable import asked_records
+
+    manifest = read_manifest(student)
+    if manifest is None:
+        return []
+    folders = sorted(student.resolve().parent.glob("data-*"))
+    found = {folder: read_manifest(folder) for folder in folders}
+    same = [f for f, own in found.items() if own and own.result.get("fingerprint") == manifest.inputs.get("data")]
+    return asked_records(same[-1]) if same else []
 
 
 def _told(made: Exported, target: str, precision: str) -> str:
