@@ -6,7 +6,7 @@ import copy
 import json
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 import tiny
 from command import Command, instil
 from instil.core.fingerprint import fingerprint
+from instil.data.batches import Curriculum
+from instil.data.mixing import mixture_of
 from instil.data.prompts import Prompt
 from instil.labels.teacher import Teacher
 from instil.models.family import family_of
@@ -23,10 +25,12 @@ from instil.models.generation import TransformersGenerator
 from instil.objectives.config import DIVERGENCES, Divergence
 from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
+from instil.run.recipe import Recipe
+from instil.run.stages.live import live_task
 from instil.train.live import Average, LiveTask, OnPolicy, dense_labels
 from instil.train.loop import train
-from instil.train.task import RowLoss
-from project import finished, models_folder, project
+from instil.train.task import LayerDrop, RowLoss, TextTask
+from project import finished, models_folder, project, recipe
 from project import weights as model_hash
 from test_loop import AT_TWO, SEED, distance, make_config, make_examples, run, weights, without_dropout
 
@@ -239,6 +243,32 @@ def test_a_student_that_is_its_own_teacher_resumes_as_uninterrupted(name: str, t
 
 # In a recipe
 
+
+@pytest.mark.parametrize("teaches", ["on_policy", "self_teacher"])
+def test_live_labels_forget_nothing_that_the_task_was_told(teaches: str) -> None:
+    """Curriculum, mixture, weights of tasks, layers that are dropped; texts are drawn by the student's own seed."""
+    both = {"on_policy": {"share": 1}, "self_teacher": {"ema": 0.5}}
+    sections = both if teaches == "on_policy" else {teaches: both[teaches]}
+    parsed = Recipe.model_validate(recipe("llama", student_seed=7, distil={"temperature": 1.0, **sections}))
+    assert parsed.distil is not None
+    student = tiny.tiny_model("llama")
+    examples = [replace(each, task=("main", "other")[number % 2]) for number, each in enumerate(make_examples(8))]
+    task = TextTask(
+        RowLoss(student, family_of(student, pad_id=tiny.PAD), SOFT), examples, examples[:1], AT_TWO, 300,
+        LayerDrop((0,), 1.0, SEED), mixture_of([each.task for each in examples], temperature=2.0), {"other": 0.5},
+        Curriculum(order=tuple(range(8)), shares=(0.25,)),
+    )  # fmt: skip
+    live = live_task(parsed, parsed.distil, task, tiny.tiny_tokenizer("decoder-only"), None)
+    assert isinstance(live, LiveTask)
+    assert {each.name: getattr(live, each.name) for each in fields(task)} == {
+        each.name: getattr(task, each.name) for each in fields(task)
+    }
+    (batch,) = live.renew([live.batch([0, 1])], 0)
+    assert batch.kept == (0,) and batch.own == (teaches == "on_policy")
+    assert batch.weight_N is not None and set(batch.weight_N.tolist()) == {1.0, 0.5}
+    assert live.own is None or live.own.seed == 7
+
+
 PLAIN: dict[str, Any] = {"teacher": {"teach": None}, "labels": {"targets": "gold", "temperatures": [1.0]}}
 
 
@@ -257,6 +287,22 @@ def test_a_recipe_lets_the_student_write_and_says_what_it_cost(kind: str, tmp_pa
     assert "written by the student itself" in (finished(folder, "distil") / "model" / "README.md").read_text()
     plain = instil("distil", "recipe.yaml", "--set", "distil.on_policy=null", cwd=folder)
     assert plain.code == 0 and "distil: done" in plain.err, plain.err
+
+
+@pytest.mark.timeout(300)
+def test_a_student_that_writes_sees_easy_examples_first(tmp_path: Path) -> None:
+    loop = {"budget": {"steps": None, "epochs": 1}, "batch_tokens": 256, "trackers": []}
+    distil = {
+        "temperature": 1.0, "on_policy": {"share": 0}, "without_teacher": False, "loop": loop,
+        "curriculum": {"start": 0.25, "epochs": 1},
+    }  # fmt: skip
+    folder = project(tmp_path, "llama", pairs=60, **PLAIN, distil=distil)
+    rows = []
+    for curriculum in ((), ("--set", "distil.curriculum=null")):
+        ended = instil("distil", "recipe.yaml", "--json", *curriculum, cwd=folder)
+        assert ended.code == 0, ended.err
+        rows.append(json.loads(ended.out)["result"]["rows"])
+    assert rows[0] < 0.5 * rows[1]
 
 
 @pytest.mark.timeout(300)

@@ -94,7 +94,7 @@ class LiveTask(TextTask):
 
     def _renewed(self, batch: TextBatch, step: int) -> TextBatch:
         if self.own and self.own.wants(batch.examples, step, self.module.progress):
-            batch = replace(self._collate(self.own.written(batch.examples, step), {}), own=True)
+            batch = replace(self._collate(self.own.written(batch.examples, step), {}, batch.kept), own=True)
         elif self.own_alone:
             return batch
         return replace(batch, labels={self.module.mix.temperature: self.score(batch.examples)})

@@ -23,7 +23,7 @@ from instil.run.sections.distil import DistilConfig, FeaturesConfig
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
-from instil.run.stages.live import live_task
+from instil.run.stages.live import LIVE_VERSION, live_task
 from instil.run.stages.made_models import keep_model, load_made
 from instil.run.stages.reading import Reading, reading_of
 from instil.run.stages.tasks import decisive_turns, turns_of, without_teachers
@@ -56,6 +56,8 @@ def run_distil(
         "limits": recipe.limits.model_dump(mode="json"),
         **decisive_turns(recipe),
     }
+    if labels is not None and (section.on_policy or section.self_teacher):
+        config["live"] = LIVE_VERSION
     inputs = {"student": student.fingerprint, "data": data.fingerprint}
     if labels is not None:
         inputs["labels"] = labels.fingerprint

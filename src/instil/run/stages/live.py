@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from instil.core import console
@@ -20,11 +21,15 @@ from instil.run.stages.teach import Teacher
 from instil.train.live import Average, LiveTask, OnPolicy, Scorer, dense_labels
 from instil.train.task import RowLoss, TextTask
 
+LIVE_VERSION = 2
+"""Raised when a change of the code changes what live labels teach, so that such students are not reused."""
+
 
 def live_task(
     recipe: Recipe, section: DistilConfig, task: TextTask, tokenizer: Any, teacher: Teacher | None
 ) -> TextTask:
-    """`task`, with live labels where `section` wants some; the student writes by its `tokenizer`."""
+    """`task` and all that it was told, with live labels where `section` wants some; the student writes by its
+    `tokenizer`."""
     if section.on_policy is None and section.self_teacher is None:
         return task
     module = task.module
@@ -33,8 +38,9 @@ def live_task(
         if section.self_teacher
         else _scored_by(recipe, _required(teacher), module.family, tokenizer)
     )
+    told = {each.name: getattr(task, each.name) for each in fields(TextTask)}
     return LiveTask(
-        module, task.examples, task.held_out, task.labels, task.batch_tokens, score=score,
+        **told, score=score,
         own=_own_texts(recipe, section.on_policy, module, tokenizer) if section.on_policy else None,
         own_alone=section.self_teacher is None,
     )  # fmt: skip
@@ -85,4 +91,4 @@ def _own_texts(recipe: Recipe, section: OnPolicyConfig, module: RowLoss, tokeniz
         return writer.draw(prompts, max_new_tokens=longest, sample=section.sample, seed=seed)
 
     console.say(f"  writes {section.share} of its batches itself, up to {longest} tokens a text")
-    return OnPolicy(share=section.share, draw=draw, longest=longest, seed=recipe.seed)
+    return OnPolicy(share=section.share, draw=draw, longest=longest, seed=recipe.seed_of_student)
