@@ -152,6 +152,10 @@ BROKEN = (
     # Vocabularies.
     Broken("other tokens", "tokenizers-differ", harm=as_student(unigram)),
     Broken(
+        "other tokens for features", "recipe-wrong", sections={"distil": {"alpha": 0, "features": {}}},
+        harm=as_student(unigram),
+    ),
+    Broken(
         "other tokens, by rank", "tokenizers-differ-unused", "info",
         {"distil": {"tokens": "aligned", "divergence": "total_variation"}}, as_student(unigram),
     ),

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import tiny
 from command import instil
@@ -24,6 +27,7 @@ from instil.objectives.config import Feature, FeaturePlace
 from instil.objectives.features import attention_loss, feature_loss, relation_loss, relations
 from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
+from instil.run.recipe_file import read_recipe
 from instil.train.adaptation import Adaptation
 from instil.train.features import FeatureRowLoss, Features, pairs_of
 from instil.train.live import LiveTask, dense_labels
@@ -283,6 +287,34 @@ def test_features_in_a_recipe(tmp_path: Path) -> None:
     assert other.code == 0 and "distil: done" in other.err, other.err
     kept = next(folder.glob("runs/*/distil-*/model/config.json"))
     assert losses and "maps" not in kept.read_text()
+
+
+FROM_FEATURES: dict[str, Any] = {
+    "teacher": {"teach": None}, "labels": {"targets": "gold"},
+    "distil": {"alpha": 0, "features": {"weight": 2.0}, "without_teacher": False},
+}  # fmt: skip
+
+
+def test_features_and_fewer_tokens_are_refused(tmp_path: Path) -> None:
+    folder = project(tmp_path, "llama", pairs=20, **FROM_FEATURES)
+    with pytest.raises(ConfigError, match=r"leave student\.vocabulary or distil\.features out"):
+        read_recipe(folder / "recipe.yaml", ("student.vocabulary={tokens: used}",))
+
+
+@pytest.mark.timeout(300)
+def test_a_student_of_its_own_needs_its_teachers_tokens_for_features(tmp_path: Path) -> None:
+    """Without stored labels too, where only features hold the two together."""
+    folder = project(tmp_path / "project", "llama", pairs=20, **FROM_FEATURES)
+    model = tiny.tiny_model("llama")
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "<s>": 2, "red": 3}, unk_token="<pad>")),
+        pad_token="<pad>", eos_token="</s>", bos_token="<s>",
+    )  # fmt: skip
+    for each in (model, tokenizer):
+        each.save_pretrained(tmp_path / "other")
+    own = ("--set", f"student={{model: {tmp_path / 'other'}}}")
+    ended = instil("distil", "recipe.yaml", *own, cwd=folder)
+    assert ended.code == 2 and "distil.features: the student has tokens that are others" in ended.said, ended.err
 
 
 @pytest.mark.timeout(300)

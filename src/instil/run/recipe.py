@@ -128,8 +128,13 @@ class Recipe(Config):
         if own_tokens and self.distil and self.distil.learns_its_tokens and self.distil.tokens == "same":
             raise ValueError(
                 "student.scratch.tokenizer gives the student tokens of its own, which labels do not fit; learn from"
-                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, without on_policy, or by rank,"
-                " distil.tokens: aligned, or leave tokenizer out"
+                " the teacher's texts, distil.alpha: 0 and labels.targets: teacher, without on_policy and features, or"
+                " by rank, distil.tokens: aligned, or leave tokenizer out"
+            )
+        if self.student and self.student.vocabulary and self.distil and self.distil.features:
+            raise ValueError(
+                "distil.features passes the student's tokens through the teacher, who knows them by other numbers;"
+                " leave student.vocabulary or distil.features out"
             )
         if self.student and self.student.vocabulary and self.distil and self.distil.on_policy:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from instil.core.errors import ModelError
 from instil.core.problems import Problem, fail, info, problem_of
@@ -17,6 +18,7 @@ from instil.run.check import environment
 from instil.run.check.case import Case
 from instil.run.check.models import alignment, objective, teacher
 from instil.run.check.resources import resources
+from instil.run.stages.reading import require_same_rows
 from instil.train import preflight as train_checks
 from instil.train.config import LoopConfig
 
@@ -59,6 +61,9 @@ def vocabulary(case: Case) -> Iterator[Problem]:
     if theirs is None or own is None:
         return
     distil = case.recipe.distil
+    if distil is not None and distil.wants_teacher:
+        setting: Literal["features", "on_policy"] = "features" if distil.features else "on_policy"
+        case.part("vocabulary", lambda: require_same_rows(setting, theirs, own.tokenizer, own.kind))
     labelled = distil is not None and distil.learns_from_labels and distil.tokens == "same"
     texts = [text for record in train for text in (record.source, record.targets[0])]
     found = token_checks.two_vocabularies(theirs, own, texts, labelled=labelled)

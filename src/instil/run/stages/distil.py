@@ -25,7 +25,7 @@ from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
 from instil.run.stages.live import LIVE_VERSION, live_task
 from instil.run.stages.made_models import keep_model, load_made
-from instil.run.stages.reading import Reading, reading_of
+from instil.run.stages.reading import Reading, reading_of, require_same_rows
 from instil.run.stages.tasks import decisive_turns, turns_of, without_teachers
 from instil.run.stages.teach import Teacher, encode, held_out_examples
 from instil.train.checkpoint import discard
@@ -96,6 +96,8 @@ def _distil(
     folder: Path,
 ) -> Mapping[str, Any]:
     loaded = load_made(student)
+    if teacher is not None and section.features:
+        require_same_rows("features", teacher.reads, loaded.tokenizer, loaded.kind)
     records = labels.records if labels else without_teachers(recipe, data.splits["train"])
     examples, cut = encode(recipe, loaded, records, "train")
     reading = reading_of(recipe, loaded, labels, examples)
@@ -133,8 +135,6 @@ def distil_task(
     mix = mix_of(section, labels.least if labels else None)
     module = RowLoss(adapted, family_of(adapted), mix, section.weigh, learned)
     if teacher is not None and student is not None and section.features:
-        if reading.linked:
-            raise ConfigError("distil.features needs a student with all of the teacher's tokens; leave vocabulary out")
         kept = {side: report["kept"] for side, report in student.manifest.result.get("depth", {}).items()}
         module = matching(section.features, module, teacher.loaded.model, kept)
     task = TextTask(

@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any
 
 from instil.core import console
-from instil.core.errors import ConfigError
 from instil.data.tokens import Encoded
 from instil.labels.served import ServedTeacher
 from instil.models.family import Family
@@ -17,6 +16,7 @@ from instil.objectives.sparse import SparseLabels
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig, OnPolicyConfig, SelfTeacherConfig
 from instil.run.stages.label import SERVED_HEAD, labeller_of
+from instil.run.stages.reading import require_same_rows
 from instil.run.stages.teach import Teacher
 from instil.train.live import Average, LiveTask, OnPolicy, Scorer, dense_labels
 from instil.train.task import RowLoss, TextTask
@@ -59,17 +59,7 @@ def _own_past(module: RowLoss, section: SelfTeacherConfig) -> Scorer:
 
 def _scored_by(recipe: Recipe, teacher: Teacher, family: Family, tokenizer: Any) -> Scorer:
     """What `teacher` says of rows that the student writes, who must read and write as it does."""
-    reads = teacher.reads
-    if not tokenizer.get_vocab().items() <= reads.tokenizer.get_vocab().items():
-        raise ConfigError(
-            "distil.on_policy: the student writes tokens that are others to its teacher, who cannot score them; choose"
-            " a student with the teacher's tokenizer, or leave on_policy out"
-        )
-    if reads.kind != family.kind:
-        raise ConfigError(
-            f"distil.on_policy: the student is {family.kind}, its teacher {reads.kind}, so their rows differ; choose"
-            " a student of the teacher's kind, or leave on_policy out"
-        )
+    require_same_rows("on_policy", teacher.reads, tokenizer, family.kind)
     labeller = labeller_of(recipe, teacher)
 
     def score(examples: Sequence[Encoded]) -> RowLabels:

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Literal
 
 from instil.core import console
-from instil.core.errors import LabelError
-from instil.data.tokens import Encoded, Limits, encode_records
+from instil.core.errors import ConfigError, LabelError
+from instil.data.tokens import Encoded, Kind, Limits, encode_records
 from instil.labels.aligned import NOWHERE, AlignedLabels, target_ends
 from instil.labels.linked import LinkedLabels
 from instil.models.loading import LoadedModel, Reader, load_reader
@@ -28,7 +29,23 @@ class Reading:
     examples: Sequence[Encoded]
     readers: Mapping[float, LabelReader] = field(default_factory=dict)
     left_out: Sequence[str] = ()
-    linked: bool = False
+
+
+def require_same_rows(
+    setting: Literal["features", "on_policy"], teacher: Reader | LoadedModel, student: Any, kind: Kind
+) -> None:
+    """Raises `ConfigError` where a student of `kind`, with the tokenizer `student`, has other tokens or rows than the
+    `teacher`, who is to pass over them, as `setting` of the section distil wants."""
+    if not student.get_vocab().items() <= teacher.tokenizer.get_vocab().items():
+        raise ConfigError(
+            f"distil.{setting}: the student has tokens that are others to its teacher, who cannot read them; choose a"
+            f" student with the teacher's tokenizer, or leave {setting} out"
+        )
+    if teacher.kind != kind:
+        raise ConfigError(
+            f"distil.{setting}: the student is {kind}, its teacher {teacher.kind}, so their rows differ; choose a"
+            f" student of the teacher's kind, or leave {setting} out"
+        )
 
 
 def reading_of(recipe: Recipe, loaded: LoadedModel, labels: Labels | None, examples: Sequence[Encoded]) -> Reading:
@@ -53,7 +70,7 @@ def reading_of(recipe: Recipe, loaded: LoadedModel, labels: Labels | None, examp
             f"  {len(left_out):,} of {len(examples):,} records are left out, their targets are other tokens for the"
             f" student: {', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}"
         )
-    return Reading(examples=fitting, readers=readers, left_out=left_out, linked=True)
+    return Reading(examples=fitting, readers=readers, left_out=left_out)
 
 
 def _aligned(
