@@ -294,6 +294,18 @@ def test_alpha_and_temperature(alpha: float, temperature: float, own_texts: bool
     assert codes(train_checks.weights(*schedules, own_texts=own_texts)) == expected
 
 
+@pytest.mark.parametrize(
+    ("alpha", "options", "expected"),
+    [
+        (0.0, {"asked": True}, []), (0.05, {"asked": True}, []),
+        (0.0, {"own_past": True, "own_texts": True}, ["warn teacher-unused"]), (0.7, {"own_past": True}, []),
+    ],
+)  # fmt: skip
+def test_a_teacher_may_be_heard_without_alpha(alpha: float, options: dict[str, bool], expected: list[str]) -> None:
+    schedules = Schedule.constant(alpha), Schedule.constant(1.0)
+    assert codes(train_checks.weights(*schedules, **{"own_texts": False, **options})) == expected
+
+
 def test_settings_of_a_loop() -> None:
     config = LoopConfig(budget=Budget(steps=1), batch_tokens=4, precision="fp16", trackers=())
     expected = (

@@ -82,10 +82,17 @@ def from_nothing(name: str, config: LoopConfig, architecture: str) -> list[Probl
     return [warn("optimizer-slow", what, remedy, evidence=evidence)]
 
 
-def weights(alpha: Schedule, temperature: Schedule, *, own_texts: bool) -> list[Problem]:
-    """Whether alpha and T are such as anybody has learned by. `own_texts`: targets are the teacher's."""
+def weights(
+    alpha: Schedule, temperature: Schedule, *, own_texts: bool, asked: bool = False, own_past: bool = False
+) -> list[Problem]:
+    """Whether alpha and T are such as anybody has learned by. `own_texts`: targets are the teacher's. `asked`: a
+    teacher in memory or behind a server shows its features, or scores what the student writes, whatever alpha is.
+    `own_past`: labels are those of the student's own past."""
     most = max(alpha.start, alpha.end)
-    if most == 0 and not own_texts:
+    if most == 0 and own_past:
+        remedy = "set distil.alpha: 0.7, or leave self_teacher out"
+        return [warn("teacher-unused", "distil.alpha is 0, so nothing is learned from self_teacher", remedy)]
+    if most == 0 and not (own_texts or asked):
         remedy = "set distil.alpha: 0.7, or labels.targets: teacher to learn from its texts"
         return [
             warn(
@@ -94,7 +101,7 @@ def weights(alpha: Schedule, temperature: Schedule, *, own_texts: bool) -> list[
                 remedy,
             )
         ]
-    if 0 < most < _LEAST_ALPHA:
+    if 0 < most < _LEAST_ALPHA and not asked:
         remedy = "set distil.alpha between 0.3 and 0.95"
         return [warn("alpha-low", f"distil.alpha is {alpha}, so the teacher hardly counts", remedy)]
     low, high = min(temperature.start, temperature.end), max(temperature.start, temperature.end)

@@ -101,7 +101,11 @@ def objective(case: Case) -> Iterator[Problem]:
     if section is None:
         return
     own_texts = recipe.labels.targets == "teacher" or recipe.labels.completions is not None
-    yield from train_checks.weights(section.alpha, section.temperature, own_texts=own_texts)
+    own_past = section.self_teacher is not None and section.on_policy is None
+    yield from train_checks.weights(
+        section.alpha, section.temperature, own_texts=own_texts, own_past=own_past,
+        asked=bool(section.features or section.on_policy),
+    )  # fmt: skip
     found = case.step
     if found is None:
         return
