@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from instil.core.errors import ConfigError
+from instil.core.errors import ConfigError, StorageError
 from instil.data.records import Record
 from instil.run.pipeline import Pipeline
 from instil.run.recipe import Recipe
 from instil.run.recipe_file import read_recipe
 from instil.run.sections.synthetic import SyntheticConfig
-from instil.run.stages.synthesise import WRITTEN_NAME, Written, keep
+from instil.run.stages.synthesise import RECORDS_NAME, WRITTEN_NAME, Written, keep
 from project import project
 from project import recipe as project_recipe
 
@@ -82,6 +82,19 @@ def test_a_killed_run_writes_only_what_is_missing(tmp_path: Path) -> None:
     (part / WRITTEN_NAME).write_text("\n".join([*first, ""]), encoding="utf8")
     again = (_lesson(cut).lesson.artifact.folder / WRITTEN_NAME).read_text(encoding="utf8").split("\n")
     assert len(lines) == 71 and again == [*first, *lines[64:]]
+
+
+def test_damaged_records_are_one_line_and_other_beams_write_other_ones(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a lonely text\nand another one\n", encoding="utf8")
+    folder = project(tmp_path, pairs=30, synthetic={"records": 5, "texts": "texts.txt"}, **_PLAIN)
+    made = _lesson(folder).lesson.artifact.folder
+    assert _lesson(folder, "labels.beams=2").lesson.artifact.folder != made
+    records = made / RECORDS_NAME
+    whole = records.read_text(encoding="utf8")
+    for content in (whole[:-9], whole.partition("\n")[2], whole.replace("lonely", "lovely"), None):
+        records.unlink() if content is None else records.write_text(content, encoding="utf8")
+        with pytest.raises(StorageError, match=rf"{made.name}: damaged, .*delete the folder and run the same command"):
+            _lesson(folder)
 
 
 def test_unlabelled_texts_get_answers(tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ def run_data(shop: Workshop, recipe: Recipe, base: Path) -> Data:
         }
 
     artifact = shop.stage("data", work, inputs=content(recipe, base), config=recipe.data.model_dump(mode="json"))
-    data = Data(artifact, {name: _read(artifact.folder / f"{name}.jsonl") for name in SPLIT_NAMES})
+    data = Data(artifact, {name: read_records(artifact.folder / f"{name}.jsonl") for name in SPLIT_NAMES})
     if data_fingerprint(data.splits) != data.fingerprint:
-        raise _damaged(artifact.folder, "its records are not those that were written")
+        raise damaged(artifact.folder, "its records are not those that were written")
     return data
 
 
@@ -71,13 +71,15 @@ def content(recipe: Recipe, base: Path) -> dict[str, str]:
     return {path.as_posix(): hash_file(path) for path in files}
 
 
-def _read(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
+    """The records that a stage wrote at `path`. Raises `StorageError` for a file that is damaged or gone."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf8").split("\n") if line]
         return [record_of_mapping(row) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
-        raise _damaged(path.parent, f"{path.name} is not readable") from error
+        raise damaged(path.parent, f"{path.name} is not readable") from error
 
 
-def _damaged(folder: Path, what: str) -> StorageError:
+def damaged(folder: Path, what: str) -> StorageError:
+    """What to raise for a stage's folder whose content is not as it was written."""
     return StorageError(f"{folder}: damaged, {what}; delete the folder and run the same command again")

@@ -28,8 +28,8 @@ from instil.data.shots import choose_shots, until_next, with_shots
 from instil.data.tokens import cut_sources
 from instil.run.recipe import Recipe
 from instil.run.sections.synthetic import SyntheticConfig
-from instil.run.stage import Artifact, Workshop
-from instil.run.stages.data import Data
+from instil.run.stage import Workshop
+from instil.run.stages.data import Data, damaged, read_records
 from instil.run.stages.keeping import teacher_scores
 from instil.run.stages.teach import Teacher, generator_of
 
@@ -72,19 +72,18 @@ def run_synthesise(shop: Workshop, recipe: Recipe, base: Path, data: Data, teach
             "clean": recipe.data.clean.model_dump(mode="json"),
             "prompt": recipe.prompt.model_dump(mode="json"),
             "limits": recipe.limits.model_dump(mode="json"),
+            "beams": recipe.labels.beams,
         },
     )
-    return Data(artifact, _with(data, _read_records(artifact), section))
+    lesson = Data(artifact, _with(data, read_records(artifact.folder / RECORDS_NAME), section))
+    if data_fingerprint(lesson.splits) != lesson.fingerprint:
+        raise damaged(artifact.folder, "its records are not those that were written")
+    return lesson
 
 
 def _with(data: Data, kept: Sequence[Record], section: SyntheticConfig) -> Splits:
     others = [] if section.instead else data.splits["train"]
     return {**data.splits, "train": [*others, *kept]}
-
-
-def _read_records(artifact: Artifact) -> list[Record]:
-    rows = (artifact.folder / RECORDS_NAME).read_text(encoding="utf8").split("\n")
-    return [Record(row["id"], row["source"], (row["target"],)) for row in map(json.loads, filter(None, rows))]
 
 
 def _write(
@@ -203,7 +202,10 @@ def _texts(section: SyntheticConfig, base: Path) -> list[str]:
 
 def _read(path: Path) -> list[Written]:
     lines = path.read_text(encoding="utf8").split("\n") if path.is_file() else []
-    return [Written(**json.loads(line)) for line in lines if line]
+    try:
+        return [Written(**json.loads(line)) for line in lines if line]
+    except (ValueError, TypeError) as error:
+        raise damaged(path.parent, f"{path.name} is not readable") from error
 
 
 def _line(account: Mapping[str, int]) -> str:
