@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 import tiny
 from instil.core.errors import ConfigError, LabelError
@@ -13,6 +14,7 @@ from instil.data.tokens import Encoded
 from instil.labels.scores import mean_log_probs
 from instil.labels.teacher import Teacher
 from instil.models.family import family_of
+from instil.run.commands.labels import verify
 from instil.run.pipeline import Pipeline
 from instil.run.recipe_file import read_recipe
 from instil.run.stages.keeping import Candidate, choose
@@ -83,3 +85,29 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=reason):
             read_recipe(folder / "recipe.yaml", (change,))
+
+
+def test_damaged_targets_of_a_named_store_are_one_line_and_verify_finds_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = project(
+        tmp_path, "llama", pairs=30, teacher={"teach": None}, limits={"source": 40, "target": 8},
+        distil={"without_teacher": False},
+    )  # fmt: skip
+    place = Pipeline(read_recipe(folder / "recipe.yaml"), folder).labels.artifact.folder  # type: ignore[union-attr]
+    named = read_recipe(folder / "recipe.yaml", (f"labels.store={place}",))
+    verify(place)
+    path = place / TARGETS_NAME
+    lines = path.read_text(encoding="utf8").split("\n")
+    for line in (lines[1][:-5], "[]", '{"id": 1, "target": "a"}'):
+        path.write_text("\n".join([lines[0], line, *lines[2:]]), encoding="utf8")
+        with pytest.raises(LabelError, match=rf"{TARGETS_NAME}:2: damaged, .*; delete the file and run"):
+            _ = Pipeline(named, folder).labels
+        with pytest.raises(typer.Exit):
+            verify(place / "store")
+    path.unlink()
+    capsys.readouterr()
+    with pytest.raises(typer.Exit):
+        verify(place)
+    said = capsys.readouterr().out
+    assert f"{TARGETS_NAME}: missing" in said and "1 of 1 shards are whole" in said

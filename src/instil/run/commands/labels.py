@@ -64,17 +64,23 @@ def _lines(manifest: StoreManifest) -> dict[str, str]:
 
 @labels_app.command()
 def verify(store: StorePath, as_json: AsJson = False) -> None:
-    """Read every shard and compare it with its checksum; exit 1 if one is damaged."""
+    """Read every shard, and targets that are not gold, and compare them with their checksums; exit 1 for damage."""
     from instil.core import console
     from instil.labels.store import damage_of, read_store_manifest
+    from instil.run.stages.label import STORE_NAME
+    from instil.run.stages.targets import damage_of_targets
 
     folder = _store(store)
     manifest = read_store_manifest(folder)
     found = [damage for entry in manifest.shards if (damage := damage_of(folder, entry))]
+    whole = f"{len(manifest.shards) - len(found)} of {len(manifest.shards)} shards are whole"
+    place = folder.resolve()
+    if place.name == STORE_NAME and (damage := damage_of_targets(place.parent)):
+        found.append(damage)
     if as_json:
         console.emit_json({"folder": str(folder), "shards": len(manifest.shards), "damaged": found})
     else:
-        print("\n".join([*found, f"{len(manifest.shards) - len(found)} of {len(manifest.shards)} shards are whole"]))
+        print("\n".join([*found, whole]))
         if found:
             print("Next: run the instil label command that made it again; it makes only these")
     if found:

@@ -23,7 +23,7 @@ from instil.models.loading import to_accelerator
 from instil.run.recipe import Recipe
 from instil.run.stage import Artifact, Workshop
 from instil.run.stages.data import Data
-from instil.run.stages.targets import TARGETS_NAME, labelled_records, make_targets
+from instil.run.stages.targets import TARGETS_NAME, damage_of_targets, labelled_records, make_targets
 from instil.run.stages.teach import Teacher, encode, shipped
 
 STORE_NAME = "store"
@@ -127,7 +127,7 @@ def _siblings(shop: Workshop) -> list[Path]:
 def _damage(folder: Path) -> str:
     """What is not as it was written. Damaged targets are removed, since nobody can tell which of them are right."""
     manifest = read_manifest(folder)
-    if manifest and TARGETS_NAME in manifest.result and _hash(folder / TARGETS_NAME) != manifest.result[TARGETS_NAME]:
+    if damage_of_targets(folder):
         (folder / TARGETS_NAME).unlink(missing_ok=True)
         return f"{TARGETS_NAME} is damaged"
     if manifest and not manifest.config.get("rows", True):
@@ -138,10 +138,6 @@ def _damage(folder: Path) -> str:
         return f"{STORE_NAME}/{MANIFEST_NAME} is damaged"
     broken = [entry.file for entry in shards if damage_of(folder / STORE_NAME, entry)]
     return f"{', '.join(broken)} damaged or missing" if broken else ""
-
-
-def _hash(path: Path) -> str:
-    return hash_file(path) if path.is_file() else ""
 
 
 def _label(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from instil.core import console, publish
 from instil.core.errors import LabelError
-from instil.core.fingerprint import fingerprint
+from instil.core.fingerprint import fingerprint, hash_file
+from instil.core.manifest import read_manifest
 from instil.data.records import Record
 from instil.labels.completions import read_completions
 from instil.run.recipe import Recipe
@@ -52,13 +54,42 @@ def labelled_records(folder: Path, train: Sequence[Record]) -> list[Record]:
     ]
 
 
+def damage_of_targets(folder: Path) -> str:
+    """What is wrong with the targets that the label stage in `folder` made, in a few words; empty where they are as
+    they were written, or where it made none."""
+    manifest = read_manifest(folder)
+    known = manifest.result.get(TARGETS_NAME) if manifest else None
+    path = folder / TARGETS_NAME
+    if known is None:
+        return ""
+    if not path.is_file():
+        return f"{path}: missing"
+    if (found := hash_file(path)) != known:
+        return f"{path}: damaged (checksum {found[:12]}, the manifest has {known[:12]})"
+    return ""
+
+
 def _read(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     # Not splitlines: a text may hold characters that it takes for line ends, and JSON leaves them as they are.
     lines = path.read_text(encoding="utf8").split("\n") if path.is_file() else []
-    for row in (json.loads(line) for line in lines if line):
-        found.setdefault(row["id"], []).append(row["target"])
+    for number, line in enumerate(lines, start=1):
+        if line:
+            record, text = _target(line, path, number)
+            found.setdefault(record, []).append(text)
     return found
+
+
+def _target(line: str, path: Path, number: int) -> tuple[str, str]:
+    with suppress(ValueError, KeyError, TypeError):
+        row = json.loads(line)
+        record, text = row["id"], row["target"]
+        if isinstance(record, str) and isinstance(text, str):
+            return record, text
+    raise LabelError(
+        f"{path}:{number}: damaged, no id with a target; delete the file and run the instil label command that made it"
+        " again, or copy the labels anew"
+    )
 
 
 def _write(path: Path, targets: Targets) -> None:
