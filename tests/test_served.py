@@ -193,6 +193,18 @@ def test_a_run_that_broke_off_asks_for_nothing_twice(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob(".answers*")] == []
 
 
+def test_an_answer_behind_a_line_that_a_kill_tore_is_kept(tmp_path: Path) -> None:
+    examples, asked = make_examples(4), []
+    aside = tmp_path / "answers"
+    with answering(vllm(in_memory().model, asked)) as url:
+        for count in (1, 2, 3):
+            served(url).label(examples[:count], CODEC, aside=aside, advance=lambda _: None)
+            if count == 1:
+                aside.write_text(aside.read_text(encoding="utf8") + '{"id": "rec', encoding="utf8")
+    prompts = [tuple(body["prompt"]) for body in asked if len(body["prompt"]) > 2]
+    assert len(prompts) == len(set(prompts)) == 3
+
+
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
     examples, asked, refused = make_examples(6), [], []
     whole = vllm(in_memory().model, asked)

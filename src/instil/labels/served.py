@@ -105,7 +105,10 @@ class ServedTeacher:
         way = self._way
         try:
             aside.parent.mkdir(parents=True, exist_ok=True)
+            torn = aside.is_file() and aside.read_bytes()[-1:] not in (b"", b"\n")
             with aside.open("a", encoding="utf8") as journal:
+                if torn:
+                    journal.write("\n")  # Or the first answer would be a part of a line that nobody can read.
                 for answers in self._answers(way, examples, most):
                     journal.write(json.dumps(asdict(answers)) + "\n")
                     journal.flush()
