@@ -3,6 +3,8 @@
     runs/<recipe>/<stage>-<fingerprint>/        finished: result, recipe.yaml, manifest.json
     runs/<recipe>/<stage>-<fingerprint>.part/   under way or interrupted: the same command goes on from here
 
+The manifest's `wall_s` are the seconds of all commands that worked at it.
+
 Same fingerprint, same result: it is reused, and said so. A lock keeps two processes off the same work; those that a
 launcher started together train together, and wait for the first with all else (core/processes.py).
 """
@@ -25,6 +27,7 @@ from instil.core.fingerprint import fingerprint
 from instil.core.manifest import MANIFEST_NAME, Manifest, read_manifest
 from instil.core.processes import is_first, together
 from instil.core.publish import sweep, write_text
+from instil.run.elapsed import ELAPSED_NAME, counted, keep_elapsed
 
 CODE_VERSIONS = {
     "data": 1, "teach": 1, "synthesise": 1, "label": 2, "student": 2, "candidate": 1, "search": 1, "distil": 2,
@@ -39,6 +42,8 @@ OF_STUDENTS = frozenset({"student", "distil", "compress"})
 _LOOK_EVERY_SECONDS = 0.2
 
 LOCK_NAME, RECIPE_NAME = "lock", "recipe.yaml"
+_OF_NO_WORK = frozenset({LOCK_NAME, RECIPE_NAME, ELAPSED_NAME})
+"""Files of a folder in which nothing has been done yet."""
 Work = Callable[[Path], Mapping[str, Any]]
 """Fills a folder, going on from what an interrupted call left there; returns what the manifest keeps as the result."""
 
@@ -115,15 +120,16 @@ class Workshop:
                 shutil.rmtree(part, ignore_errors=True)
                 return found  # Another process was faster.
             sweep(part, inner=True)
-            resumed = any(path.name not in (LOCK_NAME, RECIPE_NAME) for path in part.iterdir())
+            resumed = any(path.name not in _OF_NO_WORK for path in part.iterdir())
             console.say(f"{label}: {'going on in' if resumed else 'making'} {folder}")
             write_text(part / RECIPE_NAME, self.recipe_yaml)
-            started = time.monotonic()
-            result = dict(work(part))
-            manifest = describe(result=result, wall_s=round(time.monotonic() - started, 3))
+            with counted(part) as elapsed:
+                result = dict(work(part))
+                manifest = describe(result=result, wall_s=round(elapsed(), 3))
             manifest.write(part)
             part.rename(folder)
-            (folder / LOCK_NAME).unlink(missing_ok=True)
+            for name in (LOCK_NAME, ELAPSED_NAME):
+                (folder / name).unlink(missing_ok=True)
         return manifest
 
 
@@ -185,6 +191,8 @@ def _finished(folder: Path, damage: Callable[[Path], str]) -> Manifest | None:
     else:
         folder.rename(part)
         (part / MANIFEST_NAME).unlink(missing_ok=True)
+        if found:
+            keep_elapsed(part, found.wall_s)
     return None
 
 
