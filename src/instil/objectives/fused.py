@@ -98,7 +98,8 @@ def row_loss(
     weight_N: Float[Tensor, " n"] | None = None,
     chunk: int = DEFAULT_CHUNK,
 ) -> LossSums:
-    """Sum over N rows of the mixed loss, in nats; gradients for hidden states, head weight and bias in fp32.
+    """Sum over N rows of the mixed loss, in nats; gradients of head weight and bias add up in fp32 at
+    least.
 
     `weight_N` multiplies each row's share of `total`. `labels` may be left out only when `mix.soft` is 0.
     Differentiable once: a second backward pass through the same call raises torch's `RuntimeError`.
@@ -174,7 +175,9 @@ def _add_outer(sum_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
 
 
 def logits_of(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, projection: Projection) -> Tensor:
-    """Logits of one chunk, in fp32 at least."""
+    """Logits of one chunk, in fp32 at least from the product of hidden states and weights on. Where that is taken in
+    bf16 or fp16, of such models or under autocast, it is rounded once to 8 or 11 significant bits: a logit of 16 to 32
+    is then off by up to 1/16 or 1/128."""
     logits_CV = hidden_CD @ weight_VD.T
     logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
     if projection.scale != 1:
