@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import serving
 import tiny
 from instil.core.errors import ModelError
 from instil.serve.config import EngineOptions, Limits, ModelSpec
+from instil.serve.engines.child import vllm_command
 from instil.serve.engines.choose import choose, start
 from instil.serve.engines.stepwise_engine import chosen
 from instil.serve.jobs import Answer, Job, Sampling
@@ -145,13 +147,22 @@ def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
         pass
 
 
+def test_vllm_gets_its_share_of_the_gpu_and_none_of_the_models_habits() -> None:
+    alone = vllm_command("m", 1, context=64, draft="d", draft_tokens=3)
+    assert json.loads(alone[alone.index("--speculative-config") + 1])["num_speculative_tokens"] == 3
+    assert alone[alone.index("--gpu-memory-utilization") + 1] == "0.900"
+    shared = vllm_command("m", 1, context=64, models=3, draft_tokens=3)
+    told = dict(zip(shared[3::2], shared[4::2], strict=True))
+    assert (told["--gpu-memory-utilization"], told["--max-model-len"]) == ("0.300", "64")
+    assert told["--generation-config"] == "vllm" and "--speculative-config" not in told
+
+
 @pytest.mark.slow
 def test_a_child_server_is_watched_and_started_again(place: Path) -> None:
     from instil.data.prompts import Prompt
     from instil.data.tokens import encode_prompt
-    from instil.serve.engines.child import CHILD_MODEL, ChildEngine, ChildServer, free_port, vllm_command
+    from instil.serve.engines.child import CHILD_MODEL, ChildEngine, ChildServer, free_port
 
-    assert vllm_command("m", 1, context=64, draft="d")[-2] == "--speculative-config"
     port = free_port()
     command = [
         sys.executable, "-c", "from instil.run.cli import main; main()", "serve", f"{CHILD_MODEL}={place / 'gguf'}",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import serving
 from instil.core.errors import ConfigError, ModelError
 from instil.serve.awake import stay_awake
 from instil.serve.cache import AnswerCache, key_of
@@ -177,6 +178,21 @@ def test_the_engine_is_chosen_by_what_lies_there(tmp_path: Path) -> None:
     assert plain.engine == "transformers" and "device is cpu" in plain.why
     with pytest.raises(ModelError, match="export it first: instil export MODEL --to gguf"):
         choose(str(exported), EngineOptions(engine="llama.cpp"), "cpu")
+
+
+def test_vllm_is_chosen_for_decoders_without_an_adapter_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vllm.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    decoder, encoder = (serving.write_model(tmp_path / name, name) for name in ("qwen3", "t5"))
+    auto, asked = EngineOptions(), EngineOptions(engine="vllm")
+    assert choose(str(decoder), auto, "cuda").engine == choose(str(decoder), asked, "cuda").engine == "vllm"
+    adapted = choose(str(decoder), auto, "cuda", adapter=tmp_path)
+    assert adapted.engine == "transformers" and "vllm cannot add an adapter" in adapted.why
+    other = choose(str(encoder), auto, "cuda:0")
+    assert other.engine == "transformers" and "vllm runs decoder-only models only" in other.why
+    assert "vllm takes folders and hub ids only" in choose("wheel:gemma3-270m", auto, "cuda").why
+    with pytest.raises(ModelError, match="vllm runs decoder-only models only; leave --engine out"):
+        choose(str(encoder), asked, "cuda")
 
 
 def test_two_models_of_one_name_are_refused() -> None:

@@ -100,6 +100,14 @@ def load_reader(
     )  # fmt: skip
 
 
+def kind_of(ref: str, *, say: Say = console.say) -> Kind:
+    """The family of the model in a folder or on the hub, from its `config.json`; of the hub nothing else is fetched.
+    Raises like `load_model`."""
+    path = Path(ref).expanduser()
+    folder = path if path.is_dir() else _from_hub(ref, None, say, (folders.CONFIG_NAME,))
+    return folders.check_architecture(folders.read_config(folder, ref), ref)
+
+
 def to_accelerator(model: nn.Module) -> nn.Module:
     """`model`, moved to the machine's accelerator where it has one. Not run on a GPU in the tests."""
     return model.to(torch.accelerator.current_accelerator() or "cpu")

@@ -85,5 +85,6 @@ def open_engine(spec: ModelSpec, config: ServeConfig) -> tuple[Engine, str]:
     from instil.serve.engines.transformers_engine import device_of
 
     device = device_of(config.options.device)
-    choice = choose(spec.ref, config.options, device)
-    return start(spec, choice, config.options, config.limits, device), choice.why
+    choice = choose(spec.ref, config.options, device, adapter=spec.adapter)
+    engine = start(spec, choice, config.options, config.limits, device, models=len(config.models))
+    return engine, choice.why

@@ -25,6 +25,8 @@ _LOOK_EVERY_S = 0.2
 _MOST_STARTS = 5
 """A child that dies so often within an hour is not started again."""
 _HOUR_S = 3600.0
+_GPU_SHARE = 0.9
+"""Of the GPU's memory that all children together take."""
 
 
 def free_port() -> int:
@@ -35,11 +37,15 @@ def free_port() -> int:
 
 
 def vllm_command(
-    ref: str, port: int, *, context: int, draft: str | None = None, draft_tokens: int
+    ref: str, port: int, *, context: int, models: int = 1, draft: str | None = None, draft_tokens: int
 ) -> list[str]:  # fmt: skip
-    """How vLLM is started for one model; `draft` guesses ahead."""
+    """How vLLM is started for one of `models` that share the GPU; `draft` guesses ahead.
+
+    The model's own habits, such as a penalty for repetition, are left aside, as every engine does.
+    """
     command = ["vllm", "serve", ref, "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(context)]
-    command += ["--served-model-name", CHILD_MODEL]
+    command += ["--served-model-name", CHILD_MODEL, "--generation-config", "vllm"]
+    command += ["--gpu-memory-utilization", f"{_GPU_SHARE / models:.3f}"]
     if draft is not None:
         speculative = {"model": draft, "num_speculative_tokens": draft_tokens, "method": "draft_model"}
         command += ["--speculative-config", json.dumps(speculative)]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from instil.core.errors import ModelError
-from instil.models.loading import GGUF_SUFFIX
+from instil.models import wheels
+from instil.models.loading import GGUF_SUFFIX, kind_of
 from instil.serve.config import EngineName, EngineOptions, Limits, ModelSpec
 from instil.serve.engines.base import Engine
 
@@ -57,16 +58,22 @@ def form_of(ref: str) -> str:
     return "gguf" if any(path.glob(f"*{GGUF_SUFFIX}")) and not any(path.glob("*.safetensors")) else "transformers"
 
 
-def choose(ref: str, options: EngineOptions, device: str) -> Choice:
-    """The engine for the model at `ref` on `device`. Raises `ModelError` where the one asked for cannot run it."""
+def choose(ref: str, options: EngineOptions, device: str, *, adapter: Path | None = None) -> Choice:
+    """The engine for the model at `ref`, with a LoRA `adapter` over it, on `device`. Raises `ModelError` where the one
+    asked for cannot run it."""
     form = form_of(ref)
     if options.engine != "auto":
         _require_form(ref, form, options.engine)
+        if options.engine == "vllm" and (against := _against_vllm(ref, adapter)):
+            raise ModelError(f"{ref}: vllm {against}; leave --engine out")
         return Choice(options.engine, "as asked")
     if form != "transformers":
         return next(Choice(engine, kind.why) for engine, kind in _KINDS.items() if kind.form == form)
     if device.startswith("cuda") and find_spec("vllm"):
-        return Choice("vllm", f"the device is {device} and vllm is installed")
+        against = _against_vllm(ref, adapter)
+        if against is None:
+            return Choice("vllm", f"the device is {device} and vllm is installed")
+        return Choice("transformers", f"it is in the transformers format, and vllm {against}")
     hint = "; an export would be smaller: instil export MODEL --to ctranslate2" if device == "cpu" else ""
     return Choice("transformers", f"it is in the transformers format and the device is {device}{hint}")
 
@@ -79,8 +86,19 @@ def _require_form(ref: str, form: str, engine: EngineName) -> None:
         raise ModelError(f"{ref}: {engine} cannot run what is there ({form}); {remedy}")
 
 
-def start(spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limits, device: str) -> Engine:
-    """The engine of `choice`, its weights loaded. Raises `ModelError`."""
+def _against_vllm(ref: str, adapter: Path | None) -> str | None:
+    """Why vLLM cannot run the model; None where it can."""
+    if adapter is not None:
+        return "cannot add an adapter to it"
+    if ref.startswith(wheels.PREFIX):
+        return "takes folders and hub ids only"
+    return "runs decoder-only models only" if kind_of(ref) == "encoder-decoder" else None
+
+
+def start(
+    spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limits, device: str, *, models: int = 1
+) -> Engine:
+    """The engine of `choice`, its weights loaded; `models` share the device. Raises `ModelError`."""
     ref = spec.ref
     if spec.adapter and choice.engine != "transformers":
         raise ModelError(f"{ref}: {choice.engine} cannot add an adapter to it; export the model first")
@@ -106,7 +124,7 @@ def start(spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limit
 
         return StepwiseEngine(Path(ref).expanduser(), threads=options.threads, context=options.context)
     if choice.engine == "vllm":
-        return _start_vllm(ref, options, limits)
+        return _start_vllm(ref, options, limits, models)
     from instil.serve.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(ref, adapter=spec.adapter, device=device, **common)
@@ -121,16 +139,16 @@ def gguf_of(ref: str) -> Path:
     return found[0]
 
 
-def _start_vllm(ref: str, options: EngineOptions, limits: Limits) -> Engine:
+def _start_vllm(ref: str, options: EngineOptions, limits: Limits, models: int) -> Engine:
     from instil.models.loading import load_reader
+    from instil.models.preflight import positions
     from instil.serve.engines.child import ChildEngine, ChildServer, free_port, vllm_command
 
     draft = options.draft if options.draft != ref else None
     port = free_port()
-    tokenizer = load_reader(ref).tokenizer
+    reader = load_reader(ref)
+    room = min(options.context, positions(reader.config) or options.context)
     command = vllm_command(
-        ref, port, context=options.context, draft=draft, draft_tokens=options.draft_tokens
+        ref, port, context=room, models=models, draft=draft, draft_tokens=options.draft_tokens
     )  # fmt: skip
-    return ChildEngine(
-        ChildServer(command, port), tokenizer, name="vllm", workers=limits.batch, positions=options.context
-    )
+    return ChildEngine(ChildServer(command, port), reader.tokenizer, name="vllm", workers=limits.batch, positions=room)
