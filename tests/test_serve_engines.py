@@ -18,11 +18,13 @@ import pytest
 import serving
 import tiny
 from instil.core.errors import ModelError
+from instil.export.sheet import SHEET_NAME
 from instil.serve.config import EngineOptions, Limits, ModelSpec
+from instil.serve.engines.base import Writer
 from instil.serve.engines.child import vllm_command
 from instil.serve.engines.choose import choose, start
 from instil.serve.engines.stepwise_engine import chosen
-from instil.serve.jobs import Answer, Job, Sampling
+from instil.serve.jobs import Answer, Job, Sampling, ServeError
 
 PROMPTS = ("hello", "a longer text to go on with", "?")
 NEW = 8
@@ -30,7 +32,7 @@ NEW = 8
 
 @contextmanager
 def engine(ref: Path, **options: Any) -> Iterator[Any]:
-    asked = EngineOptions(device="cpu", threads=1, context=serving.ROOM, **options)
+    asked = EngineOptions(**{"device": "cpu", "threads": 1, "context": serving.ROOM, **options})
     spec = ModelSpec(name="m", ref=str(ref))
     found = start(spec, choose(str(ref), asked, "cpu"), asked, Limits(batch=3), "cpu")
     try:
@@ -128,6 +130,85 @@ def test_each_row_of_a_batch_has_its_own_limit_and_stop(place: Path) -> None:
     assert free.text == whole
 
 
+@pytest.mark.parametrize("target", ["ctranslate2", "openvino"])
+def test_an_export_has_no_more_room_than_its_model_has_positions(target: str, place: Path, tmp_path: Path) -> None:
+    with engine(exported(place / "bart", tmp_path / "out", target), context=2048) as found:
+        assert found.facts.positions == serving.ROOM
+        job = Job([5] * serving.ROOM, serving.ROOM if target == "ctranslate2" else 2)
+        found.run([job])
+        assert job.future.result(0).ended
+
+
+def test_a_prompt_that_fails_does_not_fail_its_neighbours(place: Path, tmp_path: Path) -> None:
+    from instil.serve.metrics import Metrics
+    from instil.serve.models import ServedModel
+
+    out = exported(place / "bart", tmp_path / "out")
+    sheet = json.loads((out / SHEET_NAME).read_text())
+    assert sheet.pop("positions") == serving.ROOM  # As older exports are; CTranslate2 fails on too long a prompt.
+    (out / SHEET_NAME).write_text(json.dumps(sheet))
+    with engine(out, context=2048) as found:
+        ids = list(found.tokenizer(PROMPTS[1])["input_ids"])
+        jobs = [Job(ids, NEW), Job([5] * 500, NEW), Job(ids, NEW)]
+        model = ServedModel(ModelSpec(name="m", ref=str(out)), found, Limits(batch=3, gather_ms=50), Metrics())
+        model.submit(jobs)
+        assert jobs[0].future.result(60).text == jobs[2].future.result(60).text == texts(place / "bart")[1]
+        with pytest.raises(ServeError, match="the engine failed: No position encodings"):
+            jobs[1].future.result(60)
+        model.close()
+
+
+@pytest.mark.parametrize(("prompt", "stops"), [("x", ()), (PROMPTS[1], ()), (PROMPTS[1], ("7",))])
+def test_llama_cpp_counts_the_tokens_of_characters_that_it_wrote_in_part(
+    prompt: str, stops: tuple[str, ...], place: Path
+) -> None:
+    answers = []
+    for ref in (place / "gguf", place / "qwen3"):
+        with engine(ref) as found:
+            job = Job(list(found.tokenizer(prompt)["input_ids"]), 20, stops=stops)
+            found.run([job])
+            answers.append(job.future.result(0))
+    assert answers[0].new_tokens == answers[1].new_tokens
+    assert answers[0].ended == answers[1].ended == ("stop" if stops else "length")
+
+
+def test_llama_cpp_never_writes_what_the_sheet_forbids(place: Path, tmp_path: Path) -> None:
+    from instil.export.engines import open_engine
+
+    model = tiny.tiny_model("qwen3")
+    ids = tiny.tiny_tokenizer("decoder-only")(PROMPTS[0])["input_ids"]
+    model.generation_config.suppress_tokens = [tiny.tiny_tokenizer("decoder-only")("8")["input_ids"][0]]
+    model.save_pretrained(tmp_path / "student")
+    tiny.tiny_tokenizer("decoder-only").save_pretrained(tmp_path / "student")
+    out = exported(tmp_path / "student", tmp_path / "out", "gguf")
+    with engine(out) as found:
+        job = Job(list(ids), NEW)
+        found.run([job])
+        proved = open_engine(out).write([list(ids)], NEW, 1)[0]
+    assert "8" in texts(place / "gguf")[0] and "8" not in job.text
+    assert job.text == found.tokenizer.decode(proved, skip_special_tokens=True)
+
+
+def test_stops_and_streams_hold_for_a_slow_tokenizer(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    from test_vocabulary_pair import message, write_pair
+
+    pieces = [("\u2581the", -1.0), ("\u2581cat", -2.0), ("\u2581sat", -3.0), ("s", -4.0)]
+    table = {name: number for number, name in enumerate(["</s>", "<unk>", *dict(pieces), "<pad>"])}
+    tokenizer = write_pair(tmp_path / "pair", message(pieces), message(pieces), table)
+    assert not tokenizer.is_fast
+    ids = [table[name] for name in ("\u2581the", "\u2581cat", "s", "\u2581sat", "\u2581the")]
+    heard: list[str] = []
+    streamed, stopped = Job([1], 9, listener=heard.append), Job([1], 9, stops=(" sat",))
+    for job in (streamed, stopped):
+        writer = Writer(job, tokenizer, frozenset())
+        assert any(writer.take(token) for token in ids) == (job is stopped)
+        writer.rest()
+        job.finish()
+    assert heard == ["the", " cat", "s", " sat", " the"]
+    assert (stopped.text, stopped.future.result().ended, stopped.new_tokens) == ("the cats", "stop", 4)
+
+
 def test_a_seed_makes_sampling_repeatable_on_every_engine(place: Path, tmp_path: Path) -> None:
     for ref in (place / "qwen3", place / "gguf", exported(place / "qwen3", tmp_path / "openvino", "openvino")):
         with engine(ref) as found:
@@ -184,5 +265,14 @@ def test_a_child_server_is_watched_and_started_again(place: Path) -> None:
         after = Job(ids, NEW)
         found.run([after])
         assert after.future.result(0).text == before.future.result(0).text == texts(place / "gguf")[0]
+        torn = Job(encode_prompt(tokenizer, Prompt(), "x", None, "decoder-only"), 20)
+        found.run([torn])
+        assert (torn.future.result(0).ended, torn.new_tokens) == ("length", 20)
+        stopped = Job(ids, NEW, stops=(before.text[2:4],))
+        found.run([stopped])
+        assert (stopped.text, stopped.future.result(0).ended) == (
+            before.text[: before.text.index(stopped.stops[0])],
+            "stop",
+        )
     finally:
         found.close()

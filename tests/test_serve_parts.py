@@ -140,6 +140,21 @@ def test_a_stop_ends_the_text_before_it_and_no_part_of_it_is_streamed() -> None:
     assert (answer.text, answer.ended, "".join(heard)) == ("ab", "stop", "ab")
 
 
+def test_a_job_that_begins_anew_tells_nothing_twice_and_a_drawn_one_fails() -> None:
+    heard: list[str] = []
+    one = job(listener=heard.append)
+    one.take("ab")
+    one.again()
+    for piece in ("a", "b", "c"):
+        one.take(piece)
+    one.finish()
+    assert ("".join(heard), one.future.result().text, one.new_tokens) == ("abc", "abc", 3)
+    drawn = job(listener=heard.append, sampling=Sampling(1.0))
+    drawn.take("ab")
+    with pytest.raises(ServeError, match="within a text that was drawn"):
+        drawn.again()
+
+
 def test_a_limit_ends_the_text() -> None:
     one = job()
     assert [one.take("x") for _ in range(4)] == [False, False, False, True]

@@ -31,7 +31,8 @@ class Alphabet(Config):
 
 class Sheet(Config):
     """How a student reads and writes. `source_limit` and `target_limit` are in tokens, as it was trained; None where
-    nothing is known. Texts are written greedily."""
+    nothing is known. `positions`: tokens that it has places for, of prompt and text together where it is decoder-only,
+    else of each; None where they are relative, or the export is of an older instil. Texts are written greedily."""
 
     name: str
     format: Format
@@ -43,6 +44,7 @@ class Sheet(Config):
     target_limit: PositiveInt | None = None
     parameters: int
     vocabulary: PositiveInt
+    positions: PositiveInt | None = None
     student: str
     """The student's fingerprint."""
     licence: str = "unknown"

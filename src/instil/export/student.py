@@ -16,6 +16,7 @@ from instil.data.tokens import encode_prompt
 from instil.export.sheet import SHEET_NAME, Alphabet, Format, Sheet, read_sheet
 from instil.models.generation import ALPHABET, TransformersGenerator
 from instil.models.loading import LoadedModel, count_parameters, load_model
+from instil.models.preflight import positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ class Student:
             name=self.name, format=target, precision=precision, kind=self.loaded.kind, prompt=self.prompt,
             alphabet=_alphabet(self.loaded), source_limit=self.source_limit, target_limit=self.target_limit,
             parameters=count_parameters(model), vocabulary=model.config.get_text_config(decoder=True).vocab_size,
-            student=self.loaded.fingerprint, licence=self.loaded.licence,
+            positions=positions(model.config.to_dict()), student=self.loaded.fingerprint, licence=self.loaded.licence,
         )  # fmt: skip
 
     def log_probs(self, prompt: list[int], written: list[int], start: int | None) -> Tensor:

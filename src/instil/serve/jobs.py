@@ -117,6 +117,14 @@ class Job:
         self._started = time.monotonic()
         return self.future.set_running_or_notify_cancel()
 
+    def again(self) -> None:
+        """Begin anew after a failure. What was told of a greedy text is not told again. Raises `ServeError` where part
+        of a drawn text was told: another one would not go on from it."""
+        heard = self._told if self.listener is not None else 0
+        if heard and not self.sampling.greedy:
+            raise ServeError("the engine failed within a text that was drawn; ask again", 503, retry_after=1)
+        self.text, self.new_tokens, self._ended, self._told = "", 0, None, heard
+
     def take(self, text: str, tokens: int = 1) -> bool:
         """The engine has written `text` with `tokens` more tokens. True: it shall stop."""
         if self._ended is not None:
@@ -132,6 +140,12 @@ class Job:
             self._ended = "length"
         self._tell(len(self.text) if self._ended else self._safe())
         return self._ended is not None or self.cancelled
+
+    def told(self, tokens: int, ended: Ended) -> None:
+        """The engine's own count of all tokens, and why it ended, where one of `stops` did not end the text."""
+        self.new_tokens = tokens
+        if not self.stopped:
+            self._ended = ended
 
     def _safe(self) -> int:
         """How much of the text cannot be the beginning of a stop any more."""

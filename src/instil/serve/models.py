@@ -147,12 +147,24 @@ class ServedModel:
                 self._account(job)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        if len(jobs) > 1 and not isinstance(error, InstilError):
+            self._run_alone([job for job in jobs if not job.future.done()])
+            return
         known = error if isinstance(error, ServeError) else None
         status = 400 if isinstance(error, InstilError) else 503
         told = known or ServeError(f"the engine failed: {first_line(error)}", status, retry_after=1)
         self._metrics.engine_failures.labels(self.name).inc()
         for job in jobs:
             job.fail(told)
+
+    def _run_alone(self, jobs: Sequence[Job]) -> None:
+        """One by one, so that a bad prompt does not fail its neighbours."""
+        for job in jobs:
+            try:
+                job.again()
+                self.engine.run([job])
+            except Exception as error:
+                self._fail([job], error)
 
     def _account(self, job: Job) -> None:
         if job.future.exception() is not None:

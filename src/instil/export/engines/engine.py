@@ -52,12 +52,14 @@ class Engine:
 
     weights: tuple[str, ...] = ()
     """Patterns of the files that hold the weights."""
-    positions: int | None = None
-    """Tokens of prompt and text together that it has room for; None where that is not told."""
+    positions: int | None
+    """Tokens that it has room for: of prompt and text together for a decoder, else of each; None where that is not
+    told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.sheet = read_sheet(folder)
+        self.positions = self.sheet.positions
 
     @property
     def name(self) -> str:

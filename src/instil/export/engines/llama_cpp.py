@@ -17,9 +17,15 @@ import xllamacpp
 from instil.core.errors import ModelError
 from instil.data.tokens import tokenize_prompts
 from instil.export.engines.engine import TOLD, Engine, Trace
+from instil.export.sheet import Alphabet
 
 _TOGETHER = 4
 _CONTEXT = 2048
+
+
+def banned(alphabet: Alphabet) -> list[list[Any]]:
+    """The single tokens that are never written, as the `logit_bias` of a request; sequences llama.cpp cannot forbid."""
+    return [[token, False] for tokens in alphabet.never if len(tokens) == 1 for token in tokens]
 
 
 class LlamaCppEngine(Engine):
@@ -77,8 +83,8 @@ class LlamaCppEngine(Engine):
         return own == self._ask("/tokenize", asked | {"add_special": prompt.kind != "chat"})["tokens"]
 
     def _complete(self, prompt: list[int], max_new_tokens: int, **options: Any) -> Any:
-        never = [[token, False] for tokens in self.sheet.alphabet.never if len(tokens) == 1 for token in tokens]
-        greedy = {"samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "cache_prompt": False, "logit_bias": never}
+        greedy = {"samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "cache_prompt": False}
+        greedy |= {"logit_bias": banned(self.sheet.alphabet)}
         asked = {"prompt": prompt, "n_predict": max_new_tokens, "return_tokens": True}
         return self._ask("/completion", asked | greedy | options)
 

@@ -43,7 +43,7 @@ class OnnxEngine(StepwiseEngine):
             raise ModelError(
                 f"{folder}: ONNX Runtime cannot load it ({first_line(error)}); export the student again"
             ) from error
-        self.positions = self._reader.positions
+        self.positions = self._reader.positions or self.sheet.positions
 
     def following(self, prompt: list[int], read: list[int]) -> Any:
         """Logits of the token behind `read`."""

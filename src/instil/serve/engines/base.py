@@ -11,6 +11,9 @@ from tokenizers.decoders import DecodeStream
 from instil.data.tokens import Kind
 from instil.serve.jobs import Job
 
+_TORN = "\N{REPLACEMENT CHARACTER}"
+"""What a character that is written in part decodes to."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
@@ -31,6 +34,11 @@ class Engine(Protocol):
 
     facts: EngineFacts
     tokenizer: Any
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended by itself and does not come back."""
+        return False
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Write for each of `jobs`, all of one group, and finish each. An exception fails those not finished."""
@@ -56,13 +64,20 @@ class Writer:
         if self.job.cancelled or token in self._ends:
             return True
         self.ids.append(token)
-        piece = ""
-        if self._watched and self._stream is not None:
-            piece = self._stream.step(self._tokenizer.backend_tokenizer, token) or ""
-        return self.job.take(piece)
+        return self.job.take(self._piece(token) if self._watched else "")
+
+    def _piece(self, token: int) -> str:
+        if self._stream is not None:
+            return self._stream.step(self._tokenizer.backend_tokenizer, token) or ""
+        # A slow tokenizer has no stream: what all ids so far say beyond what is given, whole characters only.
+        whole, given = self._whole(), self.job.text
+        return whole[len(given) :] if whole.startswith(given) and not whole.endswith(_TORN) else ""
+
+    def _whole(self) -> str:
+        return str(self._tokenizer.decode(self.ids, skip_special_tokens=True))
 
     def rest(self) -> None:
         """Give the job what is left: a character cut short, or all of it if nobody watched."""
-        whole = str(self._tokenizer.decode(self.ids, skip_special_tokens=True))
+        whole = self._whole()
         if not self.job.stopped and whole.startswith(self.job.text):
             self.job.text = whole

@@ -10,14 +10,16 @@ from typing import Any
 import xllamacpp
 
 from instil.core.errors import ModelError
+from instil.export.engines.llama_cpp import banned
+from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.models.loading import load_tokenizer
-from instil.serve.engines.base import EngineFacts
-from instil.serve.jobs import Job
+from instil.serve.engines.base import Engine, EngineFacts
+from instil.serve.jobs import Ended, Job
 
 _QUIET = -1
 
 
-class LlamaEngine:
+class LlamaEngine(Engine):
     """One GGUF file. Its own server puts running requests into one batch at every token.
 
     `draft`: the GGUF file of a smaller model with the same vocabulary; it writes up to `draft_tokens` ahead, and the
@@ -29,6 +31,8 @@ class LlamaEngine:
         draft: Path | None = None, draft_tokens: int,
     ) -> None:  # fmt: skip
         self.tokenizer = load_tokenizer(path.parent, str(path), gguf=path)
+        sheet = read_sheet(path.parent) if (path.parent / SHEET_NAME).is_file() else None
+        self._never = {"logit_bias": banned(sheet.alphabet) if sheet else []}
         params = _params(path, batch, threads, context)
         if draft is not None:
             params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
@@ -46,7 +50,7 @@ class LlamaEngine:
         self._counting = threading.Lock()
         self.facts = EngineFacts(
             "llama.cpp" + (f" with the draft {draft.stem}" if draft else ""), "decoder-only", path.stat().st_size,
-            workers=batch, positions=context,
+            workers=batch, positions=min(context, (sheet and sheet.positions) or context),
         )  # fmt: skip
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -54,7 +58,7 @@ class LlamaEngine:
         for job in jobs:
             heard = _Reply(job)
             if job.limit:
-                self._server.handle_completions(_request(job), heard)
+                self._server.handle_completions(_request(job) | self._never, heard)
             heard.finish()
             self._count(heard.timings)
 
@@ -74,6 +78,7 @@ class _Reply:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.timings: Mapping[str, Any] = {}
+        self.ended: Ended = "stop"
         self.error = ""
 
     def __call__(self, reply: Any) -> bool:
@@ -82,12 +87,17 @@ class _Reply:
             return True
         self.timings = reply.get("timings", self.timings)
         choice = reply["choices"][0]
-        # The last one only says why it ended.
-        return bool(self.job.cancelled or (choice["finish_reason"] is None and self.job.take(choice["text"])))
+        if choice["finish_reason"] is None:
+            self.job.take(choice["text"])
+        else:  # The last one only says why it ended.
+            self.ended = choice["finish_reason"]
+        return self.job.cancelled or self.job.stopped
 
     def finish(self) -> None:
         if self.error:
             raise ModelError(f"llama.cpp: {self.error}")
+        if "predicted_n" in self.timings:
+            self.job.told(self.timings["predicted_n"], self.ended)
         self.job.finish()
 
 
@@ -108,4 +118,7 @@ def _request(job: Job) -> dict[str, Any]:
         how = {"temperature": 0, "top_k": 1, "samplers": ["top_k"]}
     if job.sampling.seed is not None:
         how["seed"] = job.sampling.seed
-    return {"prompt": job.ids, "n_predict": job.limit, "stream": True, **how}
+    # A text that is cut at one of its stops has no last reply, so that every reply must count.
+    return {
+        "prompt": job.ids, "n_predict": job.limit, "stream": True, "timings_per_token": bool(job.stops), **how,
+    }  # fmt: skip

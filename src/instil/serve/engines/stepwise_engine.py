@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from instil.core.errors import ModelError
 from instil.export.engines import open_engine
 from instil.export.engines.engine import StepwiseEngine as Exported
-from instil.serve.engines.base import EngineFacts, Writer
+from instil.serve.engines.base import Engine, EngineFacts, Writer
 from instil.serve.jobs import Job, Sampling
 
 
-class StepwiseEngine:
+class StepwiseEngine(Engine):
     """An export to ONNX or OpenVINO."""
 
     def __init__(self, folder: Path, *, threads: int | None = None, context: int = 2048) -> None:

@@ -17,7 +17,7 @@ from instil.data.prompts import Prompt
 from instil.models.adapters import load_adapter
 from instil.models.generation import TransformersGenerator
 from instil.models.loading import load_model
-from instil.serve.engines.base import EngineFacts, Writer
+from instil.serve.engines.base import Engine, EngineFacts, Writer
 from instil.serve.engines.scores import token_scores
 from instil.serve.jobs import Job, TokenScore
 
@@ -35,7 +35,7 @@ class _Watch(StoppingCriteria):
         return torch.tensor(self.done, device=input_ids.device)
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """One model in torch. It alone can score prompts of any model."""
 
     def __init__(
