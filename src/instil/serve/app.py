@@ -44,11 +44,11 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
         """The process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"description": "The server is about to end."}})
+    @app.get("/readyz", responses={503: {"description": "The server is about to end, or an engine has ended."}})
     async def readyz() -> JSONResponse:
-        """Whether requests are accepted."""
-        state, status = ("draining", 503) if service.draining else ("ready", 200)
-        return JSONResponse({"status": state}, status)
+        """Whether requests are accepted and can be answered."""
+        state = service.state
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:

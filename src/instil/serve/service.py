@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from instil.evaluate.memory import added_memory
 from instil.serve.config import ModelSpec, ServeConfig
@@ -20,12 +21,18 @@ class Service:
     """Models by name. `draining`: what is accepted is still answered, nothing more is accepted."""
 
     def __init__(self, config: ServeConfig, *, say: Say) -> None:
-        """Loads all models. `say` hears which engine runs each, and why."""
+        """Loads all models; where one fails, those before it end. `say` hears which engine runs each, and why."""
         self.config = config
         self.metrics = Metrics()
         self.draining = False
         self.under_way = 0
-        self.models = {spec.name: self._begin(spec, say) for spec in config.models}
+        self.models: dict[str, ServedModel] = {}
+        try:
+            for spec in config.models:
+                self.models[spec.name] = self._begin(spec, say)
+        except BaseException:
+            self.close()
+            raise
 
     def _begin(self, spec: ModelSpec, say: Say) -> ServedModel:
         found: list[tuple[Engine, str]] = []
@@ -34,10 +41,22 @@ class Service:
             found.append(open_engine(spec, self.config))
             found[0][0].run([_first_job(found[0][0])])  # Weights come into memory when they are first used.
 
-        memory = added_memory(load)
+        try:
+            memory = added_memory(load)
+        except BaseException:
+            for opened, _ in found:
+                opened.close()
+            raise
         engine, why = found[0]
         say(f"{spec.name}: {engine.facts.name}, {why}")
         return ServedModel(spec, engine, self.config.limits, self.metrics, why=why, memory=memory)
+
+    @property
+    def state(self) -> Literal["ready", "draining", "an engine ended"]:
+        """Whether requests are accepted and every engine can answer them."""
+        if self.draining:
+            return "draining"
+        return "an engine ended" if any(model.engine.lost for model in self.models.values()) else "ready"
 
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; the first one where it names none."""

@@ -6,18 +6,23 @@ vLLM is the one it is for: a process that owns the GPU, with paged attention, co
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from instil.core import console
 from instil.core.errors import ModelError
-from instil.serve.engines.base import EngineFacts
-from instil.serve.jobs import Job, ServeError
+from instil.serve.engines.base import Engine, EngineFacts
+from instil.serve.jobs import Ended, Job, ServeError
 
 _START_S = 900.0
 _END_S = 30.0
@@ -25,6 +30,7 @@ _LOOK_EVERY_S = 0.2
 _MOST_STARTS = 5
 """A child that dies so often within an hour is not started again."""
 _HOUR_S = 3600.0
+_PR_SET_PDEATHSIG = 1
 _GPU_SHARE = 0.9
 """Of the GPU's memory that all children together take."""
 
@@ -58,7 +64,8 @@ CHILD_MODEL = "model"
 class ChildServer:
     """The process of `command`, which answers on `port`; a thread starts it again when it dies.
 
-    `health`: the path that tells whether it is well.
+    `health`: the path that tells whether it is well. On Linux it ends with this process, however that ends. `lost`:
+    it died too often, or cannot be started, and is left.
     """
 
     def __init__(
@@ -69,8 +76,16 @@ class ChildServer:
         self.health = health
         self._starts: list[float] = []
         self._ending = False
+        self.lost = False
+        self._changing = threading.Lock()
+        # Linux ends a child with the thread that began it, so one that lasts begins them all.
+        self._starter = ThreadPoolExecutor(1, "child-start")
         self._process = self._start()
-        self._wait_until_ready(start_s)
+        try:
+            self._wait_until_ready(start_s)
+        except BaseException:
+            self.close()
+            raise
         self._watcher = threading.Thread(target=self._watch, name="child-watch", daemon=True)
         self._watcher.start()
 
@@ -80,9 +95,9 @@ class ChildServer:
         return self._process.pid
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._starts = [start for start in self._starts if time.monotonic() - start < _HOUR_S] + [time.monotonic()]
+        self._starts.append(time.monotonic())
         try:
-            return subprocess.Popen(self.command, stdin=subprocess.DEVNULL, start_new_session=True)
+            return self._starter.submit(_begin, self.command).result()
         except OSError as error:
             raise ModelError(f"{self.command[0]} cannot be started ({error.strerror}); install it first") from error
 
@@ -92,7 +107,6 @@ class ChildServer:
             if (code := self._process.poll()) is not None:
                 raise ModelError(f"{self.command[0]} ended with code {code} while it started; see its lines above")
             if time.monotonic() > until:
-                self.close()
                 raise ModelError(f"{self.command[0]} did not answer within {limit_s:.0f} s; see its lines above")
             time.sleep(_LOOK_EVERY_S)
 
@@ -106,19 +120,33 @@ class ChildServer:
             return False
 
     def _watch(self) -> None:
-        while not self._ending:
+        while not (self._ending or self.lost):
             time.sleep(_LOOK_EVERY_S)
-            if self._ending or (code := self._process.poll()) is None:
-                continue
-            if len(self._starts) >= _MOST_STARTS:
-                console.say(f"{self.command[0]} died {len(self._starts)} times within an hour; not started again")
-                return
-            console.say(f"{self.command[0]} ended with code {code}; starting it again")
+            with self._changing:  # Nothing is started once `close` has begun.
+                if not self._ending and (code := self._process.poll()) is not None:
+                    self._restart(code)
+
+    def _restart(self, code: int) -> None:
+        self._starts = [start for start in self._starts if time.monotonic() - start < _HOUR_S]
+        if len(self._starts) >= _MOST_STARTS:
+            console.say(f"{self.command[0]} died {len(self._starts)} times within an hour; not started again")
+            self.lost = True
+            return
+        console.say(f"{self.command[0]} ended with code {code}; starting it again")
+        try:
             self._process = self._start()
+        except ModelError as error:
+            console.say(str(error))
+            self.lost = True
 
     def close(self) -> None:
         """End the process, gently first."""
-        self._ending = True
+        with self._changing:
+            self._ending = True
+        self._end()
+        self._starter.shutdown()
+
+    def _end(self) -> None:
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
@@ -126,7 +154,29 @@ class ChildServer:
         self._process.kill()
 
 
-class ChildEngine:
+def _begin(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    # A session of its own, so that Ctrl-C does not reach it before the open requests are answered. What it runs first
+    # is two system calls, which no lock of another thread can hold up.
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_ends_with_parent()  # noqa: PLW1509
+    )  # fmt: skip
+
+
+def _ends_with_parent() -> Callable[[], object] | None:
+    """What a child calls so that Linux sends it SIGTERM when the thread that began it ends."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # It ended in between, and no signal will come.
+            os._exit(1)
+
+    return arrange
+
+
+class ChildEngine(Engine):
     """Jobs as requests to a `ChildServer`; as many at once as `workers`."""
 
     def __init__(self, server: ChildServer, tokenizer: Any, *, name: str, workers: int, positions: int) -> None:
@@ -136,6 +186,11 @@ class ChildEngine:
         self.tokenizer = tokenizer
         self._client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         self.facts = EngineFacts(name, "decoder-only", 0, workers=workers, positions=positions)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the child is not started again."""
+        return self.server.lost
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Each job by itself: the child batches what its threads bring."""
@@ -152,14 +207,26 @@ class ChildEngine:
     def _ask(self, job: Job) -> None:
         if job.limit:
             how: dict[str, Any] = {"temperature": job.sampling.temperature, "top_p": job.sampling.top_p}
-            reply = self._client.completions.create(
-                model=CHILD_MODEL, prompt=job.ids, max_tokens=job.limit, seed=job.sampling.seed, stream=True, **how
-            )
-            with reply:
-                for chunk in reply:
-                    if chunk.choices and chunk.choices[0].text and job.take(chunk.choices[0].text):
-                        break
+            # The child cuts at the stops itself, so that it always comes to the chunk that counts the tokens.
+            how |= {"seed": job.sampling.seed, "stop": list(job.stops), "stream_options": {"include_usage": True}}
+            with self._client.completions.create(
+                model=CHILD_MODEL, prompt=job.ids, max_tokens=job.limit, stream=True, **how
+            ) as reply:
+                self._hear(job, reply)
         job.finish()
+
+    @staticmethod
+    def _hear(job: Job, reply: Any) -> None:
+        ended: Ended = "stop"
+        for chunk in reply:
+            for choice in chunk.choices:
+                ended = choice.finish_reason or ended
+                if choice.text:
+                    job.take(choice.text)
+            if job.cancelled:
+                return
+            if chunk.usage is not None:
+                job.told(chunk.usage.completion_tokens, ended)
 
     def close(self) -> None:
         """End the child."""
