@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,14 +18,18 @@ import pytest
 
 import serving
 import tiny
+from command import instil
 from instil.core.errors import ModelError
+from instil.data.prompts import Prompt
 from instil.export.sheet import SHEET_NAME
+from instil.run.servable import specs_of
 from instil.serve.config import EngineOptions, Limits, ModelSpec
 from instil.serve.engines.base import Writer
 from instil.serve.engines.child import vllm_command
 from instil.serve.engines.choose import choose, start
 from instil.serve.engines.stepwise_engine import chosen
 from instil.serve.jobs import Answer, Job, Sampling, ServeError
+from instil.serve.service import Service
 
 PROMPTS = ("hello", "a longer text to go on with", "?")
 NEW = 8
@@ -116,6 +121,47 @@ def test_a_draft_changes_no_text_and_its_guesses_are_counted(place: Path) -> Non
     with engine(place / "gguf", draft=str(place / "gguf" / "gguf.gguf"), draft_tokens=4) as found:
         assert [answer.text for answer in write(found)] == texts(place / "gguf")
         assert 0 < found.accepted <= found.drafted
+
+
+def test_a_file_of_an_export_keeps_its_prompt_and_guesses_ahead_for_another(tmp_path: Path) -> None:
+    prompt = Prompt(kind="template", text="Say: {source} =")
+    serving.write_model(tmp_path / "model")
+    recipe = {"prompt": prompt.model_dump(), "limits": {"source": 40, "target": 12}}
+    (tmp_path / "model" / "recipe.yaml").write_text(json.dumps(recipe))
+    files = [exported(tmp_path / "model", tmp_path / name, "gguf") / "model.gguf" for name in ("student", "teacher")]
+    specs = specs_of([str(path) for path in files])
+    assert [(spec.name, spec.ref) for spec in specs] == [(path.parent.name, str(path)) for path in files]
+    assert (specs[0].prompt, specs[0].max_source_tokens, specs[0].max_new_tokens) == (prompt, 40, 12)
+    config = serving.config_of(*specs)
+    options = config.options.model_copy(update={"draft": specs[0].ref})
+    service = Service(config.model_copy(update={"options": options}), say=lambda _: None)
+    try:
+        assert ["with the draft" in model.engine.facts.name for model in service.models.values()] == [False, True]
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (("qwen3", "bart"), r"cannot guess ahead for bart on transformers; give GGUF files"),
+        (("qwen3", "gguf"), r"qwen3 \(transformers\) cannot guess ahead for gguf on llama.cpp"),
+        (("gguf",), "a single model has nobody to guess ahead for"),
+    ],
+)
+def test_a_draft_that_nobody_would_use_is_refused(place: Path, models: tuple[str, ...], said: str) -> None:
+    config = serving.config_of(*specs_of([str(place / name) for name in models]))
+    options = config.options.model_copy(update={"draft": config.models[0].ref})
+    with pytest.raises(ModelError, match=said):
+        Service(config.model_copy(update={"options": options}), say=lambda _: None)
+
+
+def test_the_draft_of_the_command_is_the_first_model_as_it_was_found(place: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a=b"
+    shutil.copytree(place / "qwen3", odd)
+    models = f"student={odd}", f"teacher={place / 'bart'}"
+    ended = instil("serve", *models, "--speculative", "--device", "cpu", cwd=tmp_path)
+    assert ended.code and f"{odd} (transformers) cannot guess ahead for teacher on transformers" in ended.said
 
 
 def test_each_row_of_a_batch_has_its_own_limit_and_stop(place: Path) -> None:
@@ -240,7 +286,6 @@ def test_vllm_gets_its_share_of_the_gpu_and_none_of_the_models_habits() -> None:
 
 @pytest.mark.slow
 def test_a_child_server_is_watched_and_started_again(place: Path) -> None:
-    from instil.data.prompts import Prompt
     from instil.data.tokens import encode_prompt
     from instil.serve.engines.child import CHILD_MODEL, ChildEngine, ChildServer, free_port
 

@@ -13,6 +13,7 @@ import pytest
 
 import serving
 from instil.core.errors import ConfigError, ModelError
+from instil.run.servable import specs_of
 from instil.serve.awake import stay_awake
 from instil.serve.cache import AnswerCache, key_of
 from instil.serve.config import EngineOptions, ModelSpec, ServeConfig
@@ -208,6 +209,14 @@ def test_vllm_is_chosen_for_decoders_without_an_adapter_only(tmp_path: Path, mon
     assert "vllm takes folders and hub ids only" in choose("wheel:gemma3-270m", auto, "cuda").why
     with pytest.raises(ModelError, match="vllm runs decoder-only models only; leave --engine out"):
         choose(str(encoder), asked, "cuda")
+
+
+def test_models_are_named_by_their_folder_or_by_the_user(tmp_path: Path) -> None:
+    folder = tmp_path / "Qwen2.5-0.5B"
+    folder.mkdir()
+    assert [(spec.name, spec.ref) for spec in specs_of([str(folder), f"mine={tmp_path}/a=b", "org/x=y"])] == [
+        ("Qwen2.5-0.5B", str(folder)), ("mine", f"{tmp_path}/a=b"), ("org/x=y", "org/x=y"),
+    ]  # fmt: skip
 
 
 def test_two_models_of_one_name_are_refused() -> None:

@@ -15,6 +15,7 @@ from instil.core.errors import ConfigError, DataError, InstilError, ModelError
 from instil.data.prompts import Prompt
 from instil.data.records import MAIN_TASK, Record, record_of_mapping
 from instil.export.sheet import SHEET_NAME, read_sheet
+from instil.models.loading import GGUF_SUFFIX
 from instil.serve.config import ModelSpec
 
 SUMMARY_NAME = "summary.json"
@@ -28,6 +29,12 @@ def specs_of(refs: Sequence[str]) -> tuple[ModelSpec, ...]:
     Raises `ConfigError` or `ModelError` for what is no model.
     """
     return tuple(spec for ref in refs for spec in _specs(ref))
+
+
+def split_name(typed: str) -> tuple[str, str]:
+    """The name, empty where none is given, and the model of MODEL or NAME=MODEL; a name has no slash."""
+    name, equals, ref = typed.partition("=")
+    return (name, ref) if equals and "/" not in name else ("", typed)
 
 
 def teacher_ref(stage: Path) -> str:
@@ -55,19 +62,30 @@ def asked_records(data: Path) -> list[Record]:
 
 
 def _specs(typed: str) -> list[ModelSpec]:
-    name, equals, ref = typed.partition("=")
-    if not equals or "/" in name:
-        name, ref = "", typed
+    name, ref = split_name(typed)
     folder = Path(ref).expanduser()
     if is_run(ref):
         return _of_run(folder, name or folder.resolve().name)
     if (folder / _MANIFEST_NAME).is_file():
         return [_of_stage(folder, name or folder.resolve().name)]
     if (folder / SHEET_NAME).is_file():
-        return [_of_export(folder, name or folder.resolve().name)]
+        return [_of_export(folder, folder, name)]
+    if folder.suffix == GGUF_SUFFIX and _is_gguf_export(folder.parent):
+        return [_of_export(folder.parent, folder, name)]
     if folder.is_dir() and (folder.parent / _RECIPE_NAME).is_file():
         return [_of_stage(folder.parent, name or folder.resolve().parent.name)]
-    return [ModelSpec(name=name or Path(ref).stem if folder.exists() else name or ref, ref=ref)]
+    return [ModelSpec(name=name or _plain_name(folder, ref), ref=ref)]
+
+
+def _plain_name(place: Path, ref: str) -> str:
+    """A folder's or file's own name; all of a hub id."""
+    if place.is_dir():
+        return place.resolve().name
+    return place.stem if place.exists() else ref
+
+
+def _is_gguf_export(folder: Path) -> bool:
+    return (folder / SHEET_NAME).is_file() and read_sheet(folder).format == "gguf"
 
 
 def _of_run(folder: Path, name: str) -> list[ModelSpec]:
@@ -106,10 +124,14 @@ def _of_stage(folder: Path, name: str) -> ModelSpec:
     return ModelSpec(name=name, ref=str(place), **_known(_recipe(folder), folder))
 
 
-def _of_export(folder: Path, name: str) -> ModelSpec:
+def _of_export(folder: Path, place: Path, name: str) -> ModelSpec:
+    """The export in `folder`, or one file of it (`place`), under the folder's name unless it has another."""
     sheet = read_sheet(folder)
     most: dict[str, Any] = {} if sheet.target_limit is None else {"max_new_tokens": sheet.target_limit}
-    return ModelSpec(name=name, ref=str(folder), prompt=sheet.prompt, max_source_tokens=sheet.source_limit, **most)
+    return ModelSpec(
+        name=name or folder.resolve().name, ref=str(place), prompt=sheet.prompt, max_source_tokens=sheet.source_limit,
+        **most,
+    )  # fmt: skip
 
 
 def _recipe(folder: Path) -> Mapping[str, Any]:

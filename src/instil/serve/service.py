@@ -9,7 +9,7 @@ from typing import Literal
 from instil.evaluate.memory import added_memory
 from instil.serve.config import ModelSpec, ServeConfig
 from instil.serve.engines.base import Engine
-from instil.serve.engines.choose import choose, start
+from instil.serve.engines.choose import choose, require_use_of_draft, start
 from instil.serve.jobs import Job, ServeError
 from instil.serve.metrics import Metrics
 from instil.serve.models import ServedModel
@@ -22,6 +22,7 @@ class Service:
 
     def __init__(self, config: ServeConfig, *, say: Say) -> None:
         """Loads all models; where one fails, those before it end. `say` hears which engine runs each, and why."""
+        _require_use_of_draft(config)
         self.config = config
         self.metrics = Metrics()
         self.draining = False
@@ -97,6 +98,12 @@ class Service:
 def _first_job(engine: Engine) -> Job:
     """The shortest work that touches every weight."""
     return Job(list(engine.tokenizer("a b c")["input_ids"]) or [0], 2)
+
+
+def _require_use_of_draft(config: ServeConfig) -> None:
+    from instil.serve.engines.transformers_engine import device_of
+
+    require_use_of_draft(config.models, config.options, device_of(config.options.device))
 
 
 def open_engine(spec: ModelSpec, config: ServeConfig) -> tuple[Engine, str]:

@@ -50,14 +50,15 @@ def serve(
     from instil.run.servable import specs_of
     from instil.serve.config import ServeConfig
 
+    specs = specs_of(models)
     config = parse(
         ServeConfig,
         {
-            "models": specs_of(models), "host": host, "port": port, "keys": keys, "cors": tuple(cors or ()),
+            "models": specs, "host": host, "port": port, "keys": keys, "cors": tuple(cors or ()),
             "log_texts": log_texts,
             "options": {
                 "engine": engine, "device": device, "threads": threads, "draft_tokens": draft_tokens,
-                "context": context, "draft": models[0].rpartition("=")[2] if speculative else None,
+                "context": context, "draft": specs[0].ref if speculative else None,
             },
             "limits": {
                 "queue": queue, "batch": batch, "deadline_s": deadline, "new_tokens": max_new_tokens,

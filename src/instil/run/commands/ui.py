@@ -28,7 +28,7 @@ def ui(
     from instil.core import console
     from instil.core.config import parse
     from instil.run.commands.serve import require
-    from instil.run.servable import is_run, specs_of
+    from instil.run.servable import is_run, specs_of, split_name
     from instil.serve.config import ServeConfig
 
     require("ui", "gradio", "prometheus_client")
@@ -44,7 +44,7 @@ def ui(
     from instil.serve.service import Service
 
     listen(host, port).close()  # An address that cannot be had is said before models are loaded.
-    run = next((ref.rpartition("=")[2] for ref in models if is_run(ref.rpartition("=")[2])), None)
+    run = next((ref for _, ref in map(split_name, models) if is_run(ref)), None)
     around = around_of(Path(run).expanduser()) if run else Around()
     if judge is not None:
         around = replace(around, judgements=Judgements(judge))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ _KINDS: dict[EngineName, _Kind] = {
     "vllm": _Kind("transformers", "vllm", "vllm"),
 }
 """All engines but transformers, which is always there."""
+_SPECULATING: tuple[EngineName, ...] = ("llama.cpp", "vllm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,29 @@ def _against_vllm(ref: str, adapter: Path | None) -> str | None:
     return "runs decoder-only models only" if kind_of(ref) == "encoder-decoder" else None
 
 
+def require_use_of_draft(models: Sequence[ModelSpec], options: EngineOptions, device: str) -> None:
+    """Raises `ModelError` where the options name a draft that would guess ahead for none of `models`."""
+    if options.draft is None:
+        return
+    others = [spec for spec in models if spec.ref != options.draft]
+    if not others:
+        raise ModelError("--speculative: a single model has nobody to guess ahead for; name a second one behind it")
+    engines = [(spec, choose(spec.ref, options, device, adapter=spec.adapter).engine) for spec in others]
+    if not any(_draft(spec.ref, options, engine) for spec, engine in engines):
+        runs = ", ".join(f"{spec.name} on {engine}" for spec, engine in engines)
+        raise ModelError(
+            f"--speculative: {options.draft} ({form_of(options.draft)}) cannot guess ahead for {runs}; give GGUF files "
+            "(instil export MODEL --to gguf), or models that vllm runs"
+        )
+
+
+def _draft(ref: str, options: EngineOptions, engine: EngineName) -> str | None:
+    """The model that guesses ahead for the one at `ref`: on an engine that knows how, and reads what lies there."""
+    draft = options.draft
+    fits = draft is not None and engine in _SPECULATING and form_of(draft) == _KINDS[engine].form
+    return draft if fits and draft != ref else None
+
+
 def start(
     spec: ModelSpec, choice: Choice, options: EngineOptions, limits: Limits, device: str, *, models: int = 1
 ) -> Engine:
@@ -115,10 +140,11 @@ def start(
     if choice.engine == "llama.cpp":
         from instil.serve.engines.llama_engine import LlamaEngine
 
-        draft = gguf_of(options.draft) if options.draft and options.draft != ref else None
+        draft = _draft(ref, options, choice.engine)
         return LlamaEngine(
-            gguf_of(ref), context=options.context, draft=draft, draft_tokens=options.draft_tokens, **common
-        )
+            gguf_of(ref), context=options.context, draft=gguf_of(draft) if draft else None,
+            draft_tokens=options.draft_tokens, **common,
+        )  # fmt: skip
     if choice.engine in ("onnx", "openvino"):
         from instil.serve.engines.stepwise_engine import StepwiseEngine
 
@@ -144,7 +170,7 @@ def _start_vllm(ref: str, options: EngineOptions, limits: Limits, models: int) -
     from instil.models.preflight import positions
     from instil.serve.engines.child import ChildEngine, ChildServer, free_port, vllm_command
 
-    draft = options.draft if options.draft != ref else None
+    draft = _draft(ref, options, "vllm")
     port = free_port()
     reader = load_reader(ref)
     room = min(options.context, positions(reader.config) or options.context)
