@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 
 import serving
-from browser import browser
+from browser import WIDTHS, browser
 from instil.core.errors import DataError
 from instil.evaluate.judgement import Judgements, Pair
 from instil.serve.config import ModelSpec
+from instil.serve.jobs import Job
 from instil.serve.page.words import share_alike, word_diff
 from instil.serve.service import Service
 
@@ -72,8 +74,6 @@ def test_the_gradio_client_writes_and_compares(page: Shown) -> None:
     client = Client(page.url, verbose=False)
     text = client.predict("student", "hello", 5, api_name="/write")
     model = page.service.models["student"]
-    from instil.serve.jobs import Job
-
     job = Job(model.source_ids("hello"), 5)
     model.submit([job])
     assert text == job.future.result(20).text.strip()
@@ -106,6 +106,7 @@ def test_a_file_goes_in_and_one_comes_back(page: Shown, tmp_path: Path) -> None:
         ("a.txt", b"", "holds no texts"),
         ("a.txt", b"\xff\xfe\x00", "no UTF-8"),
         ("a.csv", b"wrong\nx\n", "none of the columns"),
+        ("a.csv", b"source\n" + b"x" * 131_073 + b"\n", r"cannot be read as CSV \(field larger .*\); save it as JSONL"),
         ("a.jsonl", b"{broken\n", "line 1 is no JSON"),
         ("a.txt", b"x\n" * 1001, "at most 1,000"),
     ],
@@ -116,6 +117,20 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, name: str, content: b
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         read_texts(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
+def test_only_a_line_feed_ends_a_line(tmp_path: Path, name: str) -> None:
+    from instil.serve.page.files import read_texts
+
+    texts = ["one\u2028and on", "two\u0085and on", "three"]
+    lines = {
+        "a.jsonl": [json.dumps({"source": text}, ensure_ascii=False) for text in texts],
+        "a.csv": ["source", *texts],
+        "a.txt": texts,
+    }
+    (tmp_path / name).write_bytes("\r\n".join([*lines[name], ""]).encode())
+    assert read_texts(tmp_path / name) == texts
 
 
 @pytest.fixture(scope="module", name="browser")
@@ -166,4 +181,54 @@ def test_a_person_compares_judges_and_reads(page: Shown, browser: Any, tmp_path:
     open_tab(tab, "Report")
     assert tab.frame_locator("iframe").locator("h1").inner_text() == "The report"
     assert faults == []
+    tab.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_person_sends_a_file_and_asks_for_the_plan(page: Shown, browser: Any, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("one\ntwo words\n")
+    tab = browser.new_page(viewport={"width": width, "height": 844})
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(page.url)
+    open_tab(tab, "Batch")
+    tab.get_by_role("button", name="Write all").click()
+    tab.wait_for_selector("text=Choose a file and at least one model.")
+    tab.locator("input[type=file]").first.set_input_files(str(path))
+    tab.wait_for_selector("text=texts.txt")
+    tab.get_by_role("button", name="Write all").click()
+    tab.wait_for_selector("text=2 texts done.")
+    with tab.expect_download() as download:
+        tab.locator("a[download]").last.click()
+    rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]
+    assert [row["source"] for row in rows] == ["one", "two words"]
+    open_tab(tab, "Plan")
+    assert tab.locator(".plan pre").inner_text() == "plan for 10k"
+    tab.get_by_label("Requests a day").fill("5k")
+    tab.get_by_role("button", name="Count again").click()
+    tab.wait_for_selector(".plan >> text=plan for 5k")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert faults == []
+    tab.close()
+
+
+def test_stop_ends_the_writing(page: Shown, browser: Any) -> None:
+    student, let_go = page.service.models["student"], threading.Event()
+    student.submit([Job([5], 2, listener=lambda _: let_go.wait(60) and None)])  # The student's engine is busy.
+    tab = browser.new_page()
+    try:
+        tab.goto(page.url)
+        tab.locator("textarea").first.fill("stop me")
+        tab.get_by_role("button", name="Write", exact=True).click()
+        tab.wait_for_selector("#side-by-side >> text=Its turn comes")
+        with tab.expect_response(lambda answer: "/cancel" in answer.url):
+            tab.get_by_role("button", name="Stop", exact=True).click()
+    finally:
+        let_go.set()
+    tab.wait_for_timeout(1500)
+    assert tab.locator("#side-by-side >> text=tokens/s").count() == 0, "nobody went on writing"
+    tab.get_by_role("button", name="Write", exact=True).click()
+    tab.wait_for_selector("#side-by-side .alike, #side-by-side details")
+    assert tab.locator("#side-by-side >> text=tokens/s").count() == 2
     tab.close()

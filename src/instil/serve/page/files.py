@@ -25,13 +25,13 @@ def read_texts(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is no UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    lines = text.split("\n")  # Not splitlines: a text may hold other line ends of Unicode.
     if path.suffix == ".jsonl":
-        found = [_of_json(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        found = [_of_json(line, number) for number, line in enumerate(lines, 1) if line.strip()]
     elif path.suffix == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text)))
-        found = [_of_row(row, number) for number, row in enumerate(rows, 2)]
+        found = [_of_row(row, number) for number, row in enumerate(_rows(text, path.name), 2)]
     else:
-        found = [line for line in text.splitlines() if line.strip()]
+        found = [line for line in lines if line.strip()]
     if not found:
         raise DataError(f"{path.name} holds no texts; put one on each line")
     if len(found) > MOST_ROWS:
@@ -39,6 +39,13 @@ def read_texts(path: Path) -> list[str]:
             f"{path.name} holds {len(found):,} texts, but at most {MOST_ROWS:,} are taken; cut it into parts"
         )
     return found
+
+
+def _rows(text: str, name: str) -> list[dict[str, str]]:
+    try:
+        return list(csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise DataError(f"{name} cannot be read as CSV ({error}); save it as JSONL") from error
 
 
 def _of_json(line: str, number: int) -> str:
