@@ -24,7 +24,7 @@ from instil.export.engines import open_engine
 from instil.export.formats import precision_of
 from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
 from instil.export.rotation import can_rotate, rotate
-from instil.export.sheet import SHEET_NAME, read_sheet
+from instil.export.sheet import SHEET_NAME, Sheet, read_sheet
 from instil.export.smoothing import is_rounded, smooth
 from instil.export.student import Student, open_student
 from instil.models.students.vocabulary.choose import Texts
@@ -150,6 +150,29 @@ def test_a_corrupted_export_is_refused_and_the_old_one_stands(
         publish.export_student(llama, "ctranslate2", out, precision="fp32", probes=PROBES, force=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("target", ["ctranslate2", "gguf"])
+def test_an_export_that_writes_forbidden_tokens_is_refused(
+    target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.tiny_model("llama")
+    free = open_student(save(model, tmp_path / "free"))
+    sources = [probe.source for probe in PROBES]
+    written = free.generator.generate(sources, max_new_tokens=12, batch_size=4)
+    ids = free.loaded.tokenizer("".join(written), add_special_tokens=False)["input_ids"]
+    model.generation_config.suppress_tokens = sorted(set(ids))
+    student = open_student(save(model, tmp_path / "student"))
+    publish.export_student(student, target, tmp_path / "out", precision="fp32", probes=PROBES)
+    whole = Student.sheet
+
+    def forgetful(self: Student, target: Any, precision: str) -> Sheet:
+        sheet = whole(self, target, precision)
+        return sheet.model_copy(update={"alphabet": sheet.alphabet.model_copy(update={"never": ()})})
+
+    monkeypatch.setattr(Student, "sheet", forgetful)
+    with pytest.raises(ParityError, match="refused, 4 of 4 texts are others than the student's"):
+        publish.export_student(student, target, tmp_path / "other", precision="fp32", probes=PROBES)
 
 
 def test_an_export_is_replaced_only_when_asked_to(llama: Student, tmp_path: Path) -> None:

@@ -46,14 +46,17 @@ class Probe:
 class Tolerance:
     """How much an export may differ. `log_prob`: the mean difference of log probabilities, in nats, each weighted by
     the student's probability. `regret`: the mean over tokens of what the student gives away in log probability by
-    writing the engine's token, in nats. `score`: points lost, beyond twice the standard error of the loss."""
+    writing the engine's token, in nats. `score`: points lost, beyond twice the standard error of the loss. `texts`: the
+    share of whole texts that may be others, of which one always may, by a near-tie; traces force and forbid nothing,
+    so texts alone show whether the engine obeys there."""
 
     log_prob: float
     regret: float
     score: float
+    texts: float = 1.0
 
 
-EXACT = Tolerance(log_prob=2e-3, regret=1e-3, score=0.1)
+EXACT = Tolerance(log_prob=2e-3, regret=1e-3, score=0.1, texts=0.1)
 _HALF, _EIGHT, _FOUR = Tolerance(0.03, 0.01, 0.5), Tolerance(0.1, 0.03, 1.0), Tolerance(0.6, 0.3, 3.0)
 TOLERANCES = {
     "fp32": EXACT, "fp16": _HALF, "bf16": _HALF, "int8": _EIGHT, "q8_0": _EIGHT, "q6_k": _EIGHT, "int4": _FOUR,
@@ -101,6 +104,8 @@ class Parity:
             return f"its log probabilities are {self.log_prob:.3g} nats off, {limit.log_prob:g} is allowed"
         if not self.regret <= limit.regret:
             return f"its choices cost the student {self.regret:.3g} nats a token, {limit.regret:g} is allowed"
+        if (others := self.probes - self.equal_texts) > max(1, limit.texts * self.probes):
+            return f"{others} of {self.probes} texts are others than the student's"
         loss, error = self.score_loss or 0.0, self.score_loss_error or 0.0
         if loss > limit.score + 2 * error:
             return (

@@ -68,7 +68,7 @@ class LlamaCppEngine(Engine):
         written: list[int] = []
         ids_TK, log_probs_TK = [], []
         while len(written) < max_new_tokens and not (written and written[-1] in self.sheet.alphabet.ends):
-            found = self._complete([*prompt, *written], 1, n_probs=TOLD, cache_prompt=True)
+            found = self._complete([*prompt, *written], 1, n_probs=TOLD, cache_prompt=True, logit_bias=[])
             written.append((found["tokens"] or self.sheet.alphabet.ends)[0])
             told = [each for step in found.get("completion_probabilities", ()) for each in step["top_logprobs"]]
             ids_TK.append([each["id"] for each in told] or [written[-1]] * TOLD)
