@@ -17,6 +17,7 @@ from command import instil
 from instil.compress.config import CompressConfig
 from instil.compress.rounding import bake, compress, matrices, packed_bytes, rounded_int4, rounded_int8
 from instil.core.errors import ModelError
+from instil.run.stages.compress import _told
 from project import finished, project
 
 METHODS = ("int8", "2:4", "magnitude")
@@ -105,6 +106,17 @@ def test_sizes_and_shapes_that_do_not_fit() -> None:
         CompressConfig(method="int4", activations=True)
 
 
+@pytest.mark.parametrize(
+    ("low", "said"), [(0.98, "; not faster here in torch (0.98 to 1.40 x in"), (1.02, "; 1.10 x as fast here in torch")]
+)
+def test_faster_is_what_was_faster_in_every_turn(low: float, said: str) -> None:
+    result = {
+        "loss_before": 1.0, "loss_compressed": 1.1, "loss": 1.05, "bytes_before": 100, "bytes_packed": 50,
+        "speed": 1.1, "speed_range": [low, 1.4],
+    }  # fmt: skip
+    assert said in _told(CompressConfig(method="int8"), result)
+
+
 @pytest.mark.timeout(300)
 def test_a_recipe_compresses_and_recovers(tmp_path: Path) -> None:
     loop = {"budget": {"steps": 6}, "batch_tokens": 512, "trackers": [], "checkpoint_steps": 2}
@@ -118,6 +130,8 @@ def test_a_recipe_compresses_and_recovers(tmp_path: Path) -> None:
     result = made["result"]
     assert result["recovery"]["step"] == 6 and result["bytes_packed"] < result["bytes_before"] / 2
     assert "int8: held-out loss" in ended.err and "here in torch" in ended.err
+    low, high = result["speed_range"]
+    assert 0 < low <= result["speed"] <= high
     from safetensors.torch import load_file
 
     weights = load_file(finished(folder, "compress") / "model" / "model.safetensors")
