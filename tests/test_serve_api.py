@@ -20,6 +20,7 @@ from instil.serve.cache import AnswerCache
 from instil.serve.config import Limits, ModelSpec
 from instil.serve.jobs import Job
 from instil.serve.keys import add_key
+from instil.serve.requests import NEUTRAL
 
 PROMPT = Prompt(kind="template", text="{source} ->")
 
@@ -90,6 +91,30 @@ def test_plain_texts_come_back_in_their_order(server: serving.Running) -> None:
     texts = ["one", "a longer second one", "3"]
     found = httpx.post(f"{server.url}/v1/generate", json={"inputs": texts, "max_new_tokens": 4}).json()
     assert found["outputs"] == [greedy(f"{text} ->", 4).strip() for text in texts]
+
+
+def test_plain_texts_are_drawn_and_stopped_as_asked(server: serving.Running) -> None:
+    def write(**asked: Any) -> str:
+        body = {"inputs": ["one"], "max_new_tokens": 6, **asked}
+        return str(httpx.post(f"{server.url}/v1/generate", json=body).json()["outputs"][0])
+
+    whole = greedy("one ->", 6)
+    assert write(stop=whole[2]) == whole[: whole.index(whole[2])].strip()
+    drawn = [write(temperature=1.5, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_what_openai_asks_for_nothing_with_is_taken(server: serving.Running) -> None:
+    neutral = {name: values[0] for name, values in NEUTRAL.items()} | {"user": "ada", "metadata": {"a": "b"}}
+    body = {"model": "bare", "prompt": "hello", "max_tokens": 5, **neutral}
+    found = httpx.post(f"{server.url}/v1/completions", json=body).json()
+    assert found["choices"][0]["text"] == greedy("hello", 5)
+
+
+def test_the_guide_names_all_that_is_refused() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf8")
+    for name in (*NEUTRAL, "tools", "functions", "response_format"):
+        assert f"`{name}`" in guide, name
 
 
 def test_both_families_write(server: serving.Running) -> None:
@@ -168,7 +193,10 @@ def test_a_second_asking_is_answered_from_the_cache_and_sampling_is_not(server: 
         ("completions", {"prompt": ["x"] * 65}, 400, "at most 64"),
         ("chat/completions", {"messages": [{"role": "system", "content": "x"}]}, 400, "one message, of the role user"),
         ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 400, "not supported"),
+        ("completions", {"prompt": "x", "top_k": 5}, 400, "top_k is not supported"),
         ("generate", {"inputs": []}, 400, "inputs"),
+        ("generate", {"inputs": ["x"], "max_tokens": 3}, 400, "max_tokens: no such field here; leave it out"),
+        ("generate", {"inputs": ["x"], "temperature": 3}, 400, "temperature"),
         ("generate", {"inputs": ["x"], "model": "../../etc/passwd"}, 404, "is not served"),
     ],
 )

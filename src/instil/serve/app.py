@@ -78,6 +78,8 @@ def _add_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body") or None
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "no such field here; leave it out"
         return JSONResponse(error_body(f"{place}: {message}" if place else message, 400, param=place), 400)
 
     @app.exception_handler(HTTPException)

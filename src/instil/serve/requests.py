@@ -1,6 +1,7 @@
 """What clients may ask, in OpenAI's terms and two of our own: `priority` (lower goes first) and `deadline_s`.
 
-Fields that we do not know are ignored, as clients send many; those that would change the answer are refused by name.
+On OpenAI's routes fields that we do not know are ignored, as clients send many; those that would change the answer are
+refused by name. /v1/generate is our own, and refuses what it does not know.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ Stops = Annotated[
     BeforeValidator(_listed), Field(max_length=_MOST_STOPS),
 ]  # fmt: skip
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-_NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {}, "suffix": "", "best_of": 1}
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "logit_bias": ({},),
+    "top_k": (-1, 0), "min_p": (0,), "suffix": ("",), "best_of": (1,),
+}  # fmt: skip
+"""What would change the answer and is not done, with the values that ask for nothing."""
 
 
 class StreamOptions(BaseModel):
@@ -38,8 +43,8 @@ class StreamOptions(BaseModel):
     include_usage: Annotated[bool, _or_default(False)] = False
 
 
-class Asked(BaseModel):
-    """What all requests share."""
+class Written(BaseModel):
+    """What all requests share: the model, how it chooses tokens, where it stops, and how long it may wait."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -47,21 +52,9 @@ class Asked(BaseModel):
     temperature: Annotated[float, _or_default(0.0), Field(ge=0, le=2, allow_inf_nan=False)] = 0.0
     top_p: Annotated[float, _or_default(1.0), Field(gt=0, le=1)] = 1.0
     seed: Seed | None = None
-    n: Annotated[int, _or_default(1), Field(ge=1, le=8)] = 1
     stop: Stops = []
-    stream: Annotated[bool, _or_default(False)] = False
-    stream_options: StreamOptions | None = None
     priority: Annotated[int, _or_default(0), Field(ge=-100, le=100)] = 0
     deadline_s: Annotated[float, Field(gt=0, le=3600)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_is_not_done(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for name, neutral in _NEUTRAL.items():
-                if values.get(name) not in (None, neutral):
-                    raise ValueError(f"{name} is not supported; leave it out")
-        return values
 
     @property
     def sampling(self) -> Sampling:
@@ -69,6 +62,23 @@ class Asked(BaseModel):
         return Sampling(
             self.temperature, self.top_p if self.temperature else 1.0, self.seed if self.temperature else None
         )
+
+
+class Asked(Written):
+    """What requests in OpenAI's terms share."""
+
+    n: Annotated[int, _or_default(1), Field(ge=1, le=8)] = 1
+    stream: Annotated[bool, _or_default(False)] = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_is_not_done(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for name, neutral in NEUTRAL.items():
+                if values.get(name) not in (None, *neutral):
+                    raise ValueError(f"{name} is not supported; leave it out")
+        return values
 
 
 class CompletionRequest(Asked):
@@ -130,11 +140,10 @@ class ChatRequest(Asked):
         return values
 
 
-class GenerateRequest(BaseModel):
-    """/v1/generate: texts in, texts out, greedily; each text gets the prompt that the model learned with."""
+class GenerateRequest(Written):
+    """/v1/generate: texts in, texts out; each text gets the prompt that the model learned with."""
 
-    model: Annotated[str, Field(max_length=500)] | None = None
+    model_config = ConfigDict(extra="forbid")
+
     inputs: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    deadline_s: Annotated[float, Field(gt=0, le=3600)] | None = None

@@ -13,7 +13,7 @@ from instil.serve import replies
 from instil.serve.jobs import Answer, Job, ServeError
 from instil.serve.models import ServedModel
 from instil.serve.replies import Shape
-from instil.serve.requests import Asked, ChatRequest, CompletionRequest, GenerateRequest
+from instil.serve.requests import Asked, ChatRequest, CompletionRequest, GenerateRequest, Written
 from instil.serve.service import Service
 from instil.serve.streams import expiring, stream
 
@@ -80,8 +80,7 @@ async def generate(asked: GenerateRequest, request: Request, service: Serving) -
     model = service.model(asked.model)
     _require_few(service, len(asked.inputs))
     limit = service.new_tokens(model, asked.max_new_tokens)
-    deadline = service.deadline(asked.deadline_s)
-    jobs = [Job(model.source_ids(text), limit, priority=asked.priority, deadline=deadline) for text in asked.inputs]
+    jobs = [_job(service, asked, model.source_ids(text), limit) for text in asked.inputs]
     answers = await _answers(request, service, model, jobs)
     return JSONResponse({
         "model": model.name, "outputs": [answer.text.strip() for answer in answers],
@@ -97,16 +96,15 @@ def _require_few(service: Service, prompts: int) -> None:
 
 def _alike(service: Service, asked: Asked, ids: list[int], limit: int, **more: Any) -> list[Job]:
     """`asked.n` jobs on one prompt; further ones of a seeded request have seeds that follow."""
-    jobs = []
-    for number in range(asked.n):
-        sampling = asked.sampling.after(number)
-        jobs.append(
-            Job(
-                ids, limit, sampling, tuple(asked.stop), priority=asked.priority,
-                deadline=service.deadline(asked.deadline_s), **more,
-            )
-        )  # fmt: skip
-    return jobs
+    return [_job(service, asked, ids, limit, number, **more) for number in range(asked.n)]
+
+
+def _job(service: Service, asked: Written, ids: list[int], limit: int, number: int = 0, **more: Any) -> Job:
+    """The job on `ids`, the answer of this `number` to one prompt."""
+    return Job(
+        ids, limit, asked.sampling.after(number), tuple(asked.stop), priority=asked.priority,
+        deadline=service.deadline(asked.deadline_s), **more,
+    )  # fmt: skip
 
 
 def _echoed(model: ServedModel, prompt: str | list[int]) -> str:
