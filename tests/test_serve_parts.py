@@ -20,6 +20,7 @@ from instil.serve.config import EngineOptions, ModelSpec, ServeConfig
 from instil.serve.engines.choose import choose
 from instil.serve.jobs import Answer, Job, Sampling, ServeError
 from instil.serve.keys import add_key, name_of, read_keys
+from instil.serve.ray_app import deployment_options, serve_on_ray
 from instil.serve.waiting import WaitingRoom
 
 
@@ -109,7 +110,7 @@ def test_a_closed_room_lets_nobody_in_and_everybody_out() -> None:
 
 
 def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
-    cache = AnswerCache(2500)
+    cache = AnswerCache(2800)  # Room for three.
     answers = {name: Answer(name * 100, "stop", 1, 1) for name in "abcde"}
     for name in "abc":
         cache.put(((1,), name), answers[name])
@@ -119,9 +120,20 @@ def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
     assert cache.get(((1,), "b")) is None
     found = cache.get(((1,), "a"))
     assert found is not None and found.cached and found.text == "a" * 100
-    assert cache.bytes <= 2500
+    assert cache.bytes <= 2800
     cache.put("huge", Answer("x" * 5000, "stop", 1, 1))
     assert cache.get("huge") is None
+
+
+def test_all_of_a_key_counts_for_the_size_of_the_cache() -> None:
+    cache = AnswerCache(100_000)
+    for number in range(100):
+        key = key_of(job(stops=tuple(f"{number} {stop} " * 40 for stop in range(16))))
+        assert key is not None
+        cache.put(key, Answer("x", "stop", 2, 1))
+    kept = cache._kept
+    assert sum(len(stop) for _, _, stops in kept for stop in stops) <= cache.bytes <= 100_000  # type: ignore[misc]
+    assert 0 < len(kept) < 25
 
 
 def test_sampled_and_scored_answers_are_not_kept() -> None:
@@ -229,14 +241,21 @@ def test_ray_is_asked_for_where_it_is_missing() -> None:
 
     if find_spec("ray"):
         pytest.skip("ray is installed here")
-    from instil.serve.ray_app import deployment_options, serve_on_ray
-
     config = ServeConfig(models=(ModelSpec(name="a", ref="x"),))
     with pytest.raises(ConfigError, match="pip install 'instil\\[ray\\]'"):
         serve_on_ray(config, most_replicas=2)
-    options = deployment_options(config, most_replicas=2)
+    options = deployment_options(config, most_replicas=2, gpus=0)
     assert options["autoscaling_config"]["max_replicas"] == 2
     assert options["max_queued_requests"] == config.limits.queue
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "wanted"), [("auto", 4.0, 1), ("auto", 0, 0), ("cpu", 4.0, 0), ("cuda", 0, 1)]
+)
+def test_a_replica_asks_for_a_gpu_where_the_cluster_has_one(device: str, gpus: float, wanted: int) -> None:
+    config = ServeConfig(models=(ModelSpec(name="a", ref="x"),), options=EngineOptions(device=device))
+    asked = deployment_options(config, most_replicas=2, gpus=gpus)["ray_actor_options"]
+    assert asked == {"num_cpus": 1, "num_gpus": wanted}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is what torch and llama.cpp use on Linux")

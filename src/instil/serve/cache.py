@@ -58,5 +58,8 @@ _OVERHEAD = 500
 
 
 def _size(key: Hashable, answer: Answer) -> int:
-    ids = key[0] if isinstance(key, tuple) else ()
-    return _OVERHEAD + sys.getsizeof(answer.text) + 36 * len(ids)
+    return _OVERHEAD + sys.getsizeof(answer.text) + _size_of_key(key)
+
+
+def _size_of_key(part: Hashable) -> int:
+    return sys.getsizeof(part) + (sum(map(_size_of_key, part)) if isinstance(part, tuple) else 0)

@@ -12,10 +12,11 @@ _BUSY = 0.75
 """The share of a replica's queue at which another one is started."""
 
 
-def deployment_options(config: ServeConfig, *, most_replicas: int) -> dict[str, Any]:
-    """How Ray is to keep replicas: one has the threads, or the GPU, of one server."""
+def deployment_options(config: ServeConfig, *, most_replicas: int, gpus: float) -> dict[str, Any]:
+    """How Ray is to keep replicas: one has the threads, or the GPU, of one server. `gpus`: how many the cluster has,
+    which decides for the device "auto"; a replica without one sees none."""
     limits, options = config.limits, config.options
-    on_gpu = options.device.startswith("cuda")
+    on_gpu = gpus >= 1 if options.device == "auto" else options.device.startswith("cuda")
     return {
         "autoscaling_config": {
             "min_replicas": 1, "max_replicas": most_replicas, "target_ongoing_requests": max(1, limits.batch),
@@ -30,6 +31,7 @@ def deployment_options(config: ServeConfig, *, most_replicas: int) -> dict[str, 
 def serve_on_ray(config: ServeConfig, *, most_replicas: int) -> None:
     """Run until interrupted. Models must lie where every node finds them. Raises `ConfigError` without Ray."""
     try:
+        import ray
         from ray import serve
     except ImportError:
         raise ConfigError("Ray is not installed; run: pip install 'instil[ray]'") from None
@@ -43,7 +45,8 @@ def serve_on_ray(config: ServeConfig, *, most_replicas: int) -> None:
     class Replica:
         """One server without its door, which Ray keeps."""
 
-    options = deployment_options(config, most_replicas=most_replicas)
+    serve.start(http_options={"host": config.host, "port": config.port})  # Finds the cluster.
+    gpus = ray.cluster_resources().get("GPU", 0)
+    options = deployment_options(config, most_replicas=most_replicas, gpus=gpus)
     deployment: Any = serve.deployment(**options)(serve.ingress(build)(Replica))
-    serve.start(http_options={"host": config.host, "port": config.port})
     serve.run(deployment.bind(), name="instil", blocking=True)
