@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import tiny
 from command import instil
 from instil.core.errors import ConfigError
+from instil.models.adapters import save_adapter
+from instil.run.commands.methods import _setting
 from instil.run.licences import TABLE, licence_of
 from instil.run.methods import all_methods
 from instil.run.recipe_file import read_recipe
+from instil.run.stages.teach import base_teacher
+from instil.run.teachers import _bits, _terms, rank_teachers
+from instil.train.adaptation import Adaptation
+from instil.train.teach import adapt
 from project import models_folder, project
 
 ROOT = Path(__file__).parents[1]
@@ -59,19 +68,71 @@ def test_teachers_are_ranked_on_the_users_records(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert "missing is left out" in ended.err
     rows = json.loads(ended.out)["teachers"]
-    assert {row["model"] for row in rows} == {str(folder / "llama"), str(folder / "t5")}
+    assert {row["teacher"] for row in rows} == {str(folder / "llama"), str(folder / "t5")}
     assert [row["rougeL"]["value"] for row in rows] == sorted((row["rougeL"]["value"] for row in rows), reverse=True)
     assert all(row["outputs"] == "unknown" and row["access"] == "weights" and row["overlap"] == 1 for row in rows)
     again = instil("teachers", "recipe.yaml", "--items", "3", cwd=place)
     assert "reused" in again.err and "bits/character" in again.out
 
 
+def test_two_adapters_of_one_base_are_told_apart_and_the_better_one_is_named_whole(tmp_path: Path) -> None:
+    base = str(models_folder() / "llama")
+    for number in (1, 2):
+        model = adapt(tiny.tiny_model("llama"), Adaptation(kind="lora", rank=2), seed=number)
+        save_adapter(model, tmp_path / "p" / f"adapter {number}", base=base)
+    candidates = [{"model": base, "adapter": f"adapter {number}"} for number in (1, 2)]
+    place = project(tmp_path / "p", "llama", pairs=60, teachers=candidates, teacher={"teach": None})
+    ended = instil("teachers", "recipe.yaml", "--items", "2", cwd=place)
+    assert ended.code == 0, ended.err
+    assert all(f"{base} + adapter {number} " in ended.out for number in (1, 2))
+    *_, option, setting = shlex.split(ended.out.splitlines()[-1])
+    first = next(line for line in ended.out.splitlines()[1:] if line.startswith(base))
+    chosen = read_recipe(place / "recipe.yaml", (setting,)).teacher
+    assert option == "--set" and first.startswith(chosen.title)
+    assert chosen in read_recipe(place / "recipe.yaml").teachers
+
+
+def test_the_setting_of_a_served_teacher_reads_as_it_was_written(tmp_path: Path) -> None:
+    section = {
+        "model": "wheel:smollm2-135m-instruct", "revision": "it's: #1",
+        "served": {"url": "http://gpu:8000/v1", "model": "größer", "usd_per_million_input": 1e-06},
+    }  # fmt: skip
+    (setting,) = shlex.split(_setting(section))
+    place = project(tmp_path / "p", "llama", pairs=30)
+    found = read_recipe(place / "recipe.yaml", (setting, "labels={}", "distil.temperature=1")).teacher
+    assert found.model_dump(exclude_defaults=True) == section
+    assert found.title == "wheel:smollm2-135m-instruct (it's: #1) as größer at http://gpu:8000/v1"
+
+
+def test_a_candidate_that_would_have_to_be_taught_is_refused(tmp_path: Path) -> None:
+    teach = {"loop": {"budget": {"steps": 1}}}
+    place = project(tmp_path / "p", "llama", teachers=[{"model": "one"}, {"model": "two", "teach": teach}])
+    ended = instil("teachers", "recipe.yaml", cwd=place)
+    assert ended.code == 2
+    assert "ranked as they are, but two has teach; name the folder of the taught model" in ended.said
+
+
+@pytest.mark.parametrize(
+    ("url", "outputs"),
+    [
+        ("http://localhost:8000/v1", "allowed"), ("http://10.0.0.7/v1", "allowed"), ("http://gpu.local/v1", "allowed"),
+        ("https://models.example.com/v1", "unknown"), ("https://api.openai.com/v1", "no competing models"),
+    ],
+)  # fmt: skip
+def test_the_licence_of_the_weights_counts_on_a_server_of_ones_own(url: str, outputs: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(models_folder() / "llama", model)
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    served = {"model": str(model), "teach": None, "served": {"url": url, "model": "tiny"}}
+    place = project(tmp_path / "p", "llama", teacher=served, labels={"temperatures": [1.0]}, distil={"temperature": 1})
+    recipe = read_recipe(place / "recipe.yaml")
+    assert _terms(recipe.teacher, base_teacher(recipe))["outputs"] == outputs
+
+
 def test_bits_are_those_of_the_whole_target(tmp_path: Path) -> None:
     from instil.data.records import Record
     from instil.models.loading import load_model
     from instil.run.pipeline import Pipeline
-    from instil.run.stages.teach import base_teacher
-    from instil.run.teachers import _bits
 
     place = project(tmp_path / "p", "llama", pairs=60, prompt={"kind": "prefix", "text": ""}, teacher={"teach": None})
     pipeline = Pipeline(read_recipe(place / "recipe.yaml"), place)
@@ -86,8 +147,6 @@ def test_bits_are_those_of_the_whole_target(tmp_path: Path) -> None:
 
 
 def test_without_candidates_it_says_how_to_name_some(tmp_path: Path) -> None:
-    from instil.run.teachers import rank_teachers
-
     place = project(tmp_path / "p", pairs=30)
     with pytest.raises(ConfigError, match=r"add teachers: \[\{model"):
         rank_teachers(read_recipe(place / "recipe.yaml"), place, items=3)

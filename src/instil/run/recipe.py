@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
 
 from instil.compress.config import CompressConfig
 from instil.core.config import Config
@@ -32,6 +32,15 @@ class LimitsConfig(Config):
     target: PositiveInt = 128
 
 
+def _as_they_are(teachers: tuple[TeacherConfig, ...]) -> tuple[TeacherConfig, ...]:
+    if taught := next((each for each in teachers if each.teach), None):
+        raise ValueError(
+            f"candidates are ranked as they are, but {taught.title} has teach; name the folder of the taught model, or"
+            " leave teach out"
+        )
+    return teachers
+
+
 class Recipe(Config):
     """The whole recipe. Sections without which a stage cannot run are missed by that stage alone. `teachers`: those
     that `instil teachers` ranks."""
@@ -44,7 +53,7 @@ class Recipe(Config):
     prompt: Prompt = Prompt()
     limits: LimitsConfig = LimitsConfig()
     teacher: TeacherConfig
-    teachers: tuple[TeacherConfig, ...] = ()
+    teachers: Annotated[tuple[TeacherConfig, ...], AfterValidator(_as_they_are)] = ()
     synthetic: SyntheticConfig | None = None
     labels: LabelsConfig = LabelsConfig()
     assistants: tuple[AssistantConfig, ...] = ()

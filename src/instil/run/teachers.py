@@ -6,6 +6,7 @@ candidate's numbers are an artifact of its own, so a further candidate costs onl
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ def rank_teachers(recipe: Recipe, base: Path, *, items: int) -> list[dict[str, A
         try:
             found.append(_candidate(shop, recipe.model_copy(update={"teacher": candidate}), data, records))
         except InstilError as error:
-            console.say(f"{candidate.model} is left out: {error}")
+            console.say(f"{candidate.title} is left out: {error}")
     if not found:
         raise ModelError("none of the teachers can be asked; see the lines above")
     return sorted(found, key=lambda row: -row["rougeL"]["value"])
@@ -73,8 +74,8 @@ def _candidate(shop: Workshop, recipe: Recipe, data: Data, records: Sequence[Rec
         },
     )  # fmt: skip
     return {
-        "model": recipe.teacher.model,
-        "adapter": recipe.teacher.adapter,
+        "teacher": recipe.teacher.title,
+        "section": recipe.teacher.model_dump(mode="json", exclude_defaults=True),
         **artifact.manifest.result,
         "overlap": _overlap(recipe, teacher),
         **_terms(recipe.teacher, teacher),
@@ -129,8 +130,14 @@ def _vocabulary(recipe: Recipe, teacher: Teacher) -> Mapping[str, int]:
 
 def _terms(section: TeacherConfig, teacher: Teacher) -> dict[str, str]:
     host = urlparse(section.served.url).hostname if section.served else None
-    licence = licence_of(f"api:{host}") if host else licence_of(teacher.licence)
-    if host and licence.outputs == "unknown":  # Somebody's own server: the weights' licence counts.
-        licence = licence_of(teacher.licence)
+    licence = licence_of(teacher.licence) if not host or _is_private(host) else licence_of(f"api:{host}")
     known = asdict(licence)
     return {"access": "API" if host else "weights", "licence": known.pop("name"), **known}
+
+
+def _is_private(host: str) -> bool:
+    """Whether it is a server of one's own, which adds no terms to the licence of the weights."""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal"))

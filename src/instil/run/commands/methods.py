@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,20 +48,28 @@ def teachers(
     from instil.run.teachers import rank_teachers
 
     found = rank_teachers(loaded, Path(), items=items)
-    following = f"instil run {recipe} --set teacher.model={found[0]['model']}"
+    following = f"instil run {recipe} --set {_setting(found[0]['section'])}"
     if as_json:
         console.emit_json({"teachers": found, "next": following})
         return
     heads = {
-        "model": "teacher", "rougeL": "ROUGE-L (95%)", "bits_per_character": "bits/character",
+        "teacher": "teacher", "rougeL": "ROUGE-L (95%)", "bits_per_character": "bits/character",
         "per_second": "outputs/s", "overlap": "tokens shared", "access": "access", "licence": "licence",
         "outputs": "training on outputs",
     }  # fmt: skip
     print_table(heads, [_shown(row) for row in found])
     for row in found:
         if row["says"]:
-            console.say(f"{row['model']}: {row['says']} ({row['source']}, {row['date']})")
+            console.say(f"{row['teacher']}: {row['says']} ({row['source']}, {row['date']})")
     print(f"Next: {following}")
+
+
+def _setting(section: dict[str, Any]) -> str:
+    """The whole `teacher` section as one quoted value, so that nothing of the recipe's own teacher stays."""
+    import yaml
+
+    value = yaml.safe_dump(section, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return shlex.quote(f"teacher={value.strip()}")
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

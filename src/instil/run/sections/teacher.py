@@ -71,5 +71,12 @@ class TeacherConfig(Config):
     @property
     def title(self) -> str:
         """What it is called on paper, its own place included."""
-        parts = [self.model, f"+ {self.adapter}" if self.adapter else "", "from scratch" if self.scratch else ""]
+        parts = [
+            self.model,
+            f"({self.revision})" if self.revision else "",
+            f"+ {self.adapter}" if self.adapter else "",
+            f"as {self.served.model}" if self.served and self.served.model else "",
+            f"at {self.served.url}" if self.served else "",
+            "from scratch" if self.scratch else "",
+        ]
         return " ".join(filter(None, parts))

@@ -126,7 +126,7 @@ def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel
     endpoint = Endpoint(served)
     # Not where it is served: the same model at another address has the same labels.
     mark = fingerprint(endpoint.model, served.revision, sorted(reader.tokenizer.get_vocab().items()))
-    return Teacher(mark, load, UNKNOWN_LICENCE, model, endpoint=endpoint, reader=reader)
+    return Teacher(mark, load, reader.licence, model, endpoint=endpoint, reader=reader)
 
 
 def generator_of(
