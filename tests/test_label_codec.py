@@ -96,6 +96,28 @@ def picked(logits_CV: Tensor, codec: Codec, starts: Tensor | None = None) -> tup
     return torch.from_numpy(ids), torch.from_numpy(probs)
 
 
+@pytest.mark.parametrize("codec", [Codec.of("default", 300), Codec.top(4, 300)], ids=["drawn", "top"])
+@pytest.mark.parametrize("heads", [(0, 2, 0, 0, 1, 0), (0, 0, 0)], ids=["some", "none"])
+def test_rows_without_entries_come_back_empty(codec: Codec, heads: tuple[int, ...], tmp_path: Path) -> None:
+    """A teacher that listed nothing at a row: neither a head nor a draw, between rows that have some and alone."""
+    counts_R = np.array(heads, np.uint32)
+    columns = Columns(
+        heads_R=counts_R, draws_R=counts_R * codec.draws, ids_H=np.arange(5, 5 + counts_R.sum(), dtype=np.uint32),
+        masses_H=np.full(counts_R.sum(), codec.unit // 4, np.uint32),
+        drawn_S=np.arange(50, 50 + counts_R.sum() * codec.draws, dtype=np.uint32),
+    )  # fmt: skip
+    path = tmp_path / "shard.safetensors"
+    rows_E = [1, len(heads) - 1]
+    path.write_bytes(pack_shard(codec, ["a", "b"], rows_E, ([0, 0], [0, 0]), [columns], plan="", sums={}))
+    shard = Shard(path, codec)
+    for drawn in (True, False):
+        ids_RK, probs_RK = shard.read([0, 1], 0, drawn=drawn)
+        places = 1 + (codec.draws and drawn)
+        assert ((ids_RK >= 0).sum(-1) == places * counts_R).all() and (ids_RK[counts_R == 0] == -1).all()
+        assert (probs_RK[counts_R == 0] == 0).all() and (probs_RK[counts_R > 0].sum(-1) > 0).all()
+        assert [len(shard.read([number], 0, drawn=drawn)[0]) for number in (0, 1)] == rows_E
+
+
 def dense(ids_CK: Tensor, probs_CK: Tensor, vocabulary: int) -> Tensor:
     """The estimate of the distribution that a label is."""
     spare = torch.zeros(len(ids_CK), vocabulary + 1, dtype=torch.float64)

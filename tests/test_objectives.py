@@ -179,8 +179,11 @@ def test_limits_of_the_divergences() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("vocabulary", [50_000, 300_000])
-def test_large_vocabulary(vocabulary: int, dtype: torch.dtype) -> None:
-    check(make_case(rows=2, vocabulary=vocabulary, head=12, width=4), dtype=dtype, chunk=1)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_large_vocabulary(kind: Divergence, temperature: float, vocabulary: int, dtype: torch.dtype) -> None:
+    case = make_case(rows=2, vocabulary=vocabulary, head=12, width=4)
+    check(replace(case, mix=replace(BOTH, temperature=temperature, divergence=kind)), dtype=dtype, chunk=1)
 
 
 @pytest.mark.parametrize("chunk", range(1, 8))
