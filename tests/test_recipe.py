@@ -161,6 +161,13 @@ def test_text_is_set_as_it_was_typed(typed: str, value: str, good: Path) -> None
     assert read_recipe(good, ("prompt.kind=prefix", f"prompt.text={typed}")).prompt.text == value
 
 
+def test_stores_of_other_teachers_do_not_go_with_texts_of_the_students_own(good: Path) -> None:
+    others = "labels.others=[{store: x, weight: 0.5}]"
+    (problem,) = _problems(good, others, "distil.on_policy={}")
+    assert "labels.others are stores, which say nothing of texts that the student writes; leave them out" in problem
+    assert read_recipe(good, (others,)).labels.others
+
+
 def test_a_whole_section_can_be_set(good: Path) -> None:
     recipe = read_recipe(good, ("distil.loop.budget={minutes: 5}",))
     assert recipe.distil is not None

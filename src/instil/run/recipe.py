@@ -84,6 +84,15 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _others_are_stores(self) -> Self:
+        if self.labels.others and self.distil and self.distil.on_policy:
+            raise ValueError(
+                "labels.others are stores, which say nothing of texts that the student writes; leave them out, or"
+                " distil.on_policy"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _asked_student_exists(self) -> Self:
         if self.student is None and any(each.of == "student" for each in self.evaluate.prompted):
             raise ValueError("evaluate.prompted asks the student, and there is none; add a student section")
