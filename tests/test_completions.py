@@ -11,6 +11,7 @@ import pytest
 
 from command import instil
 from instil.core.errors import LabelError
+from instil.data.records import Record
 from instil.labels.completions import read_completions
 from project import finished, project
 
@@ -49,9 +50,32 @@ def test_every_form_is_read(name: str, tmp_path: Path) -> None:
     assert "6 completions of 4 records" in str(found) and "2 requests failed" in str(found)
 
 
+def chat(*texts: str | None, **more: Any) -> dict[str, Any]:
+    """A line as data sets for fine-tuning have it: a system message, then user and assistant in turn."""
+    roles = ("user", "assistant") * len(texts)
+    turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    return {"messages": [{"role": "system", "content": "Be brief."}, *turns], **more}
+
+
+def test_chats_are_read_by_id_or_by_their_last_user_message(tmp_path: Path) -> None:
+    rows = [
+        chat("red cat", "cat"), chat("red cat", " a cat "), chat("hello", "hi", "red dog\n", "dog"),
+        chat("whatever", "fish", id=7), chat("blue", None),
+    ]  # fmt: skip
+    found = read_completions(write(tmp_path / "out.jsonl", *rows))
+    assert found.by_source == {"red cat": ["cat", "a cat"], "red dog": ["dog"]} and found.targets == {"7": ["fish"]}
+    assert found.of(Record("x", " red cat", ("gold",))) == ["cat", "a cat"]
+    assert found.of(Record("7", "red cat", ("gold",))) == ["fish"]
+    assert found.of(Record("x", "cat", ("gold",))) == []
+    assert "4 completions of 3 records" in str(found)
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
+        ([chat("red", "cat", "why")], "line 1: its last message is of role 'user', not the assistant's"),
+        ([{"messages": [{"role": "assistant", "content": "x"}]}], "neither an id nor a user message of plain text"),
+        ([{"messages": []}], "line 1: .*or a chat: messages"),
         (['{"id": 1'], "line 1: .*JSON object with id and target"),
         ([{"id": "a", "target": "x"}, {"id": "b"}], "line 2: lacks 'target'"),
         ([{"custom_id": "a", "response": {"body": {}}}], "line 1: lacks 'choices'"),
@@ -97,9 +121,24 @@ def test_completions_are_labelled_where_labels_have_a_weight(tmp_path: Path) -> 
     assert manifest["shards"][0]["examples"] == records > 60
 
 
+def test_a_student_learns_from_chats_without_ids(tmp_path: Path) -> None:
+    folder = project(tmp_path / "project", pairs=40, teacher={"teach": None})
+    pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    write(folder / "chats.jsonl", *(chat(pair["source"], f"red {pair['id']}") for pair in pairs))
+    changes = ("--set", "labels.completions=chats.jsonl", "--set", "distil.alpha=0")
+    ended = instil("label", "recipe.yaml", *changes, cwd=folder)
+    assert ended.code == 0, ended.err
+    targets = [json.loads(line) for line in (finished(folder, "label") / "targets.jsonl").read_text().splitlines()]
+    assert targets and all(row["target"] == f"red {row['id']}" for row in targets)
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
-    [([batch_line("nobody", "x")], "none of its ids is a training record's"), (None, "no such file")],
+    [
+        ([batch_line("nobody", "x")], "none of its ids is a training record's"),
+        ([chat("nobody's", "x")], "no last user message is a training record's source (here \"nobody's\", there '"),
+        (None, "no such file"),
+    ],
 )
 def test_completions_of_other_records_or_none(rows: list[Any] | None, says: str, tmp_path: Path) -> None:
     folder = project(tmp_path / "project", pairs=40, teacher={"teach": None})

@@ -4,7 +4,10 @@ A line is one of
 - `{"id": ..., "target": ...}`, a text or a list of several;
 - a result of an OpenAI or Azure OpenAI batch: `{"custom_id": ..., "response": {"status_code": 200, "body": {"choices":
   [{"message": {"content": ...}}, ...], "usage": ...}}, "error": null}`, chat or plain completions; several choices are
-  several targets.
+  several targets;
+- a chat, as data sets for fine-tuning have them: `{"messages": [{"role": "user", "content": ...}, ..., {"role":
+  "assistant", "content": ...}]}`, whose last message is the target. An `id` beside `messages` is the record's; without
+  one it is the record whose source the last user message is.
 The id is a training record's. Requests that failed there are left out and counted.
 """
 
@@ -17,25 +20,32 @@ from pathlib import Path
 from typing import Any
 
 from instil.core.errors import LabelError, storage_error
+from instil.data.records import Record
 
 
 @dataclass(slots=True)
 class Completions:
-    """Targets by record id, in the file's order; `failed` requests; tokens read and written there."""
+    """Targets by record id, in the file's order, and of chats without one by source; `failed` requests; tokens read and
+    written there."""
 
     targets: dict[str, list[str]] = field(default_factory=dict)
+    by_source: dict[str, list[str]] = field(default_factory=dict)
     failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     def __str__(self) -> str:
-        texts = sum(map(len, self.targets.values()))
-        parts = [f"{texts:,} completions of {len(self.targets):,} records"]
+        each = [*self.targets.values(), *self.by_source.values()]
+        parts = [f"{sum(map(len, each)):,} completions of {len(each):,} records"]
         if self.failed:
             parts.append(f"{self.failed:,} requests failed")
         if self.prompt_tokens or self.completion_tokens:
             parts.append(f"{self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written by the teacher")
         return ", ".join(parts)
+
+    def of(self, record: Record) -> list[str]:
+        """The targets of `record`."""
+        return self.targets.get(record.id) or self.by_source.get(record.source.strip(), [])
 
 
 def read_completions(path: Path) -> Completions:
@@ -55,16 +65,21 @@ def read_completions(path: Path) -> Completions:
             except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
                 reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
                 raise LabelError(
-                    f"{path}, line {number}: {reason}; a line is a JSON object with id and target, or a batch result"
+                    f"{path}, line {number}: {reason}; a line is a JSON object with id and target, a batch result, or a"
+                    " chat: messages"
                 ) from error
-    if not found.targets:
+    if not found.targets and not found.by_source:
         raise LabelError(f"{path}: no completion in it; check that the batch has ended well")
     return found
 
 
 def _take(row: Any, found: Completions) -> None:
+    place = found.targets
     if "custom_id" in row:
         record, texts = str(row["custom_id"]), _choices(row, found)
+    elif "messages" in row:
+        record, texts = _chat(row)
+        place = found.targets if "id" in row else found.by_source
     else:
         record, target = str(row["id"]), row["target"]
         texts = target if isinstance(target, list) else [target]
@@ -72,7 +87,21 @@ def _take(row: Any, found: Completions) -> None:
         raise TypeError(f"record {record!r} has a completion that is no text")
     kept = [text.strip() for text in texts if text.strip()]
     if kept:
-        found.targets.setdefault(record, []).extend(kept)
+        place.setdefault(record, []).extend(kept)
+
+
+def _chat(row: dict[str, Any]) -> tuple[str, list[Any]]:
+    """The id that it names, else its last user message; and what the assistant answers, nothing where it refused."""
+    *before, last = row["messages"]
+    if last["role"] != "assistant":
+        raise ValueError(f"its last message is of role {last['role']!r}, not the assistant's")
+    texts = [] if last["content"] is None else [last["content"]]
+    if "id" in row:
+        return str(row["id"]), texts
+    users = [message["content"] for message in before if message["role"] == "user"]
+    if not users or not isinstance(users[-1], str):
+        raise ValueError("it has neither an id nor a user message of plain text")
+    return users[-1].strip(), texts
 
 
 def _choices(row: dict[str, Any], found: Completions) -> list[Any]:

@@ -17,7 +17,7 @@ from instil.core.errors import LabelError
 from instil.core.fingerprint import fingerprint, hash_file
 from instil.core.manifest import read_manifest
 from instil.data.records import Record
-from instil.labels.completions import read_completions
+from instil.labels.completions import Completions, read_completions
 from instil.run.recipe import Recipe
 from instil.run.stages.keeping import Targets, kept_targets
 from instil.run.stages.teach import Teacher, generator_of
@@ -25,6 +25,8 @@ from instil.run.stages.teach import Teacher, generator_of
 TARGETS_NAME, CANDIDATES_NAME = "targets.jsonl", "candidates.jsonl"
 _CHUNK = 64
 """Outputs are kept, and progress told, every so many sources: two or three minutes of beam search on one core."""
+_SHOWN = 40
+"""Characters of a source in an error."""
 
 
 def make_targets(recipe: Recipe, teacher: Teacher, records: Sequence[Record], folder: Path) -> list[Record]:
@@ -102,16 +104,20 @@ def _write(path: Path, targets: Targets) -> None:
 def _copy_completions(source: Path, records: Sequence[Record], path: Path) -> None:
     found = read_completions(source)
     console.say(f"  {source}: {found}")
-    known = {record.id for record in records}
-    used = {record: texts for record, texts in found.targets.items() if record in known}
+    used = {record.id: texts for record in records if (texts := found.of(record))}
     if not used:
-        raise LabelError(
-            f"{source}: none of its ids is a training record's (here {next(iter(found.targets))!r}, in the train split"
-            f" {records[0].id!r}); write the records' own ids into the requests"
-        )
+        raise LabelError(f"{source}: {_strange(found, records[0])}; write the records' own ids into the requests")
     if len(used) < len(records):
         console.say(f"  {len(records) - len(used):,} of {len(records):,} training records have no completion")
     _write(path, used)
+
+
+def _strange(found: Completions, record: Record) -> str:
+    """Why none of them belongs to a record such as `record`."""
+    if found.targets:
+        return f"none of its ids is a training record's (here {next(iter(found.targets))!r}, there {record.id!r})"
+    here, there = (text[:_SHOWN] for text in (next(iter(found.by_source)), record.source))
+    return f"no last user message is a training record's source (here {here!r}, there {there!r})"
 
 
 def _generate(recipe: Recipe, teacher: Teacher, records: Sequence[Record], path: Path) -> None:
