@@ -109,7 +109,7 @@ def test_a_candidate_that_would_have_to_be_taught_is_refused(tmp_path: Path) -> 
     place = project(tmp_path / "p", "llama", teachers=[{"model": "one"}, {"model": "two", "teach": teach}])
     ended = instil("teachers", "recipe.yaml", cwd=place)
     assert ended.code == 2
-    assert "ranked as they are, but two has teach; name the folder of the taught model" in ended.said
+    assert "ranked as they are, but two has teach; teach it first and name its model or adapter" in ended.said
 
 
 @pytest.mark.parametrize(

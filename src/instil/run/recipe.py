@@ -35,8 +35,8 @@ class LimitsConfig(Config):
 def _as_they_are(teachers: tuple[TeacherConfig, ...]) -> tuple[TeacherConfig, ...]:
     if taught := next((each for each in teachers if each.teach), None):
         raise ValueError(
-            f"candidates are ranked as they are, but {taught.title} has teach; name the folder of the taught model, or"
-            " leave teach out"
+            f"candidates are ranked as they are, but {taught.title} has teach; teach it first and name its model or"
+            " adapter, or leave teach out"
         )
     return teachers
 
