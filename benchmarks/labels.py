@@ -18,7 +18,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from torch import Tensor
 from benchmarks.real import Pair, labels_of, make_pair
 from instil.core import console
 from instil.labels.codec import THRESHOLDS, Codec
-from instil.labels.draw import pick
+from instil.labels.draw import Picks, pick
+from instil.labels.shard import pack_shard
 from instil.labels.store import LabelStore
-from instil.labels.teacher import Teacher
+from instil.labels.teacher import Teacher, columns_of
 from instil.models.family import Rows, family_of
 from instil.models.head import Head
 from instil.run.quiet import quiet_libraries
@@ -40,6 +41,7 @@ from instil.train.nearness import Batch, Nearness, Remembering, Rival, nearness,
 BATCH = 512
 CHOSEN = "default"
 LAYERS = {"smollm2": 18, "gemma3": 12}
+SYNTHETIC_IDS = 151_936
 
 
 def _top(probs_NV: Tensor, k: int) -> Tensor:
@@ -72,8 +74,11 @@ RIVALS = (
 )
 
 
-def synthetic_batches(batches: int, *, vocabulary: int = 151_936, width: int = 64) -> Iterator[Batch]:
-    """Rows of random heads over `vocabulary` ids, an uncertain teacher and a student that nearly agrees with it."""
+def synthetic_batches(
+    batches: int, picks: dict[str, list[Picks]], *, vocabulary: int = SYNTHETIC_IDS, width: int = 64
+) -> Iterator[Batch]:
+    """Rows of random heads over `vocabulary` ids, an uncertain teacher and a student that nearly agrees with it. What
+    each setting stores of them is added to its `picks`."""
     generator = torch.Generator().manual_seed(0)
     weight_VD = torch.randn(vocabulary, width, generator=generator)
     shift_VD = weight_VD + 0.1 * torch.randn(vocabulary, width, generator=generator)
@@ -82,15 +87,25 @@ def synthetic_batches(batches: int, *, vocabulary: int = 151_936, width: int = 6
         target_N = torch.zeros(BATCH, dtype=torch.long)
         teacher = Rows(hidden_ND, Head(weight_VD, None, 1.0, None, vocabulary), target_N, target_N)
         student = Rows(hidden_ND, Head(shift_VD, None, 1.0, None, vocabulary), target_N, target_N)
-        labels: dict[str, tuple[Tensor, Tensor]] = {
-            name: _picked(teacher, Codec.of(name, vocabulary), generator) for name in THRESHOLDS
-        }
+        labels: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in THRESHOLDS:
+            codec = Codec.of(name, vocabulary)
+            found = _picked(teacher, codec, generator)
+            picks.setdefault(name, []).append(found)
+            labels[name] = labels_of(found, codec)
         yield student, teacher, labels
 
 
-def _picked(rows: Rows, codec: Codec, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _picked(rows: Rows, codec: Codec, generator: torch.Generator) -> Picks:
     starts_N = torch.rand(len(rows.hidden_ND), generator=generator, dtype=torch.float64)
-    return labels_of(pick(rows.head.logits(rows.hidden_ND), codec, starts_N), codec)
+    return pick(rows.head.logits(rows.hidden_ND), codec, starts_N)
+
+
+def bytes_a_row(picks: Sequence[Picks], codec: Codec) -> float:
+    """What one row of `picks` takes in a shard that holds them all."""
+    rows = sum(len(each.head_CK) for each in picks)
+    columns = columns_of(picks, torch.arange(rows))
+    return len(pack_shard(codec, ["rows"], [rows], ([0], [0]), [columns], plan="", sums={})) / rows
 
 
 def bench(name: str, *, batches: int, rival_batches: int, minutes: float) -> list[dict[str, Any]]:
@@ -98,7 +113,9 @@ def bench(name: str, *, batches: int, rival_batches: int, minutes: float) -> lis
     size: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         if name == "synthetic":
-            found = nearness(synthetic_batches(batches), lambda _, own: [own[1]], RIVALS)
+            picks: dict[str, list[Picks]] = {}
+            found = nearness(synthetic_batches(batches, picks), lambda _, own: [own[1]], RIVALS)
+            size = {name: bytes_a_row(picks[name], Codec.of(name, SYNTHETIC_IDS)) for name in THRESHOLDS}
         else:
             pair = make_pair(name, layers=LAYERS[name], minutes=minutes, count=60 * batches)
             teacher = Remembering(model=pair.teacher.model, family=family_of(pair.teacher.model))

@@ -1,11 +1,13 @@
 """Does a student learn as well from stored labels as from the whole distribution?
 
     python -m benchmarks.learning [--json] [--quick] [--steps 180] [--seeds 3] [--items 300]
+                                  [--runs runs/benchmark-learning]
 
 The same student (18 of SmolLM2's 30 layers, those that the teacher was taught to do with) is trained for the same
 steps on the same batches in the same order: from the default labels, from dense labels of the teacher in memory, and
 from the top 50 with the rest of the mass in one cell; ROUGE-L on validation records with bootstrap intervals, for
-several seeds. 180 steps are about ten minutes on two cores.
+several seeds. 180 steps are about ten minutes on two cores. What is finished is kept in --runs: the same command goes
+on from there.
 """
 
 from __future__ import annotations
@@ -16,19 +18,24 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.kept import kept
 from benchmarks.real import LIMITS, PROMPT, encode, load_teacher
 from instil.data.records import Record
 from instil.data.synopsis import load
+from instil.data.tokens import Encoded
 from instil.evaluate.rouge import Rouge
 from instil.evaluate.significance import mean_interval
 from instil.labels.codec import Codec
+from instil.labels.store import LabelStore
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
+from instil.models.loading import LoadedModel
 from instil.models.students.depth import keep_layers
 from instil.objectives.fused import Mix
 from instil.objectives.sparse import SparseLabels
@@ -81,26 +88,59 @@ def scored(student: Any, tokenizer: Any, records: Sequence[Record]) -> dict[str,
     }  # fmt: skip
 
 
-def compare(steps: int, seeds: int, items: int, folder: Path) -> Iterator[dict[str, Any]]:
+@dataclass
+class Lesson:
+    """What all students start from, made on first use; the stores, in `folder`, once."""
+
+    steps: int
+    folder: Path
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The teacher."""
+        return load_teacher("smollm2")
+
+    @cached_property
+    def examples(self) -> list[Encoded]:
+        """Enough for all steps."""
+        return encode(self.loaded, 0, 20 * self.steps)
+
+    @cached_property
+    def start(self) -> Any:
+        """The student before it learns."""
+        return keep_layers(self.loaded.model, TAUGHT)
+
+    @cached_property
+    def stores(self) -> dict[str, LabelStore]:
+        """By the name of their labels."""
+        model = self.loaded.model
+        vocabulary = model.config.vocab_size
+        codecs = {"default": Codec.of("default", vocabulary), "top 50": Codec.top(50, vocabulary)}
+        return write_stores(Remembering(model=model, family=family_of(model)), self.examples, codecs, self.folder)
+
+
+def row_of(lesson: Lesson, name: str, seed: int, items: int) -> dict[str, Any]:
+    """Trains a student from the labels `name` and scores it."""
+    student = copy.deepcopy(lesson.start)
+    module = RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0))
+    task = (
+        OnlineTask(module, lesson.examples, teacher=lesson.loaded.model)
+        if name == "dense"
+        else TextTask(module, lesson.examples, (), {1.0: lesson.stores[name].read})
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        learned(student, task, lesson.steps, seed, Path(folder))
+    found = scored(student, lesson.loaded.tokenizer, load("validation")[:items])
+    return {"labels": name, "seed": seed, "steps": lesson.steps, **found}
+
+
+def compare(steps: int, seeds: int, items: int, runs: Path) -> Iterator[dict[str, Any]]:
     """A line of the table for each kind of labels and seed."""
-    loaded = load_teacher("smollm2")
-    examples = encode(loaded, 0, 20 * steps)
-    start = keep_layers(loaded.model, TAUGHT)
-    vocabulary = loaded.model.config.vocab_size
-    codecs = {"default": Codec.of("default", vocabulary), "top 50": Codec.top(50, vocabulary)}
-    stores = write_stores(Remembering(model=loaded.model, family=family_of(loaded.model)), examples, codecs, folder)
+    lesson = Lesson(steps, runs / f"labels-{steps}")
     for seed in range(seeds):
         for name in ("default", "dense", "top 50"):
-            student = copy.deepcopy(start)
-            module = RowLoss(student, family_of(student), Mix(soft=1.0, hard=0.0))
-            task = (
-                OnlineTask(module, examples, teacher=loaded.model)
-                if name == "dense"
-                else TextTask(module, examples, (), {1.0: stores[name].read})
-            )
-            learned(student, task, steps, seed, folder / f"{name}-{seed}")
-            found = scored(student, loaded.tokenizer, load("validation")[:items])
-            yield {"labels": name, "seed": seed, "steps": steps, **found}
+            settings = {"labels": name, "seed": seed, "steps": steps, "items": items}
+            yield kept(runs, settings, partial(row_of, lesson, name, seed, items))
 
 
 def main() -> None:
@@ -111,16 +151,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=180)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-learning"))
     options = parser.parse_args()
     quiet_libraries()
     steps, seeds, items = (3, 1, 20) if options.quick else (options.steps, options.seeds, options.items)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for row in compare(steps, seeds, items, Path(folder)):
-            rows.append(row)
-            if not options.json:
-                interval = f"{row['rougeL']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
-                print(f"{row['labels']:<10} seed {row['seed']}  ROUGE-L {interval}  n = {row['n']}", flush=True)
+    for row in compare(steps, seeds, items, options.runs):
+        rows.append(row)
+        if not options.json:
+            interval = f"{row['rougeL']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+            print(f"{row['labels']:<10} seed {row['seed']}  ROUGE-L {interval}  n = {row['n']}", flush=True)
     if options.json:
         print(json.dumps({"rows": rows}))
 

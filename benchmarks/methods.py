@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import yaml
 
-from instil.core import console, publish
+from instil.core import console, publish, units
 from instil.core.errors import ConfigError
 from instil.run.compare.compare import Plan, read_plan
 from instil.run.methods import all_methods
@@ -170,9 +170,13 @@ def _ratios(way: dict[str, Any], basis: dict[str, Any], peaks: dict[str, int], p
 
 
 def show(task: str, rows: list[dict[str, Any]]) -> None:
-    """The table of one task."""
+    """The table of one task. Time and memory are of training, over fine-tuning's; `teacher` is how long it worked
+    beforehand, once for all seeds."""
     print(f"\n{task}: {rows[0]['items']} items, {rows[0]['seeds']} seeds")
-    print(f"{'method':<20}{'ROUGE-L (95%)':<24}{'over fine-tuning':<26}{'p':>8}{'time':>7}{'memory':>8}   by seed")
+    print(
+        f"{'method':<20}{'ROUGE-L (95%)':<24}{'over fine-tuning':<26}{'p':>8}{'time':>7}{'memory':>8}"
+        f"{'teacher':>12}   by seed"
+    )
     for row in rows:
         gap, p = row["difference"], row["p_corrected"]
         told = f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})" if gap else ""
@@ -182,7 +186,9 @@ def show(task: str, rows: list[dict[str, Any]]) -> None:
             for key, width in (("time_ratio", 7), ("memory_ratio", 8))
         )
         each = ", ".join(f"{value:.1f}" for value in row["by_seed"])
-        print(f"{row['name']:<20}{score:<24}{told:<26}{'' if p is None else format(p, '.4f'):>8}{ratios}   {each}")
+        before = units.seconds(row["prepare_seconds"]) if row["prepare_seconds"] >= 1 else ""
+        told_p = "" if p is None else format(p, ".4f")
+        print(f"{row['name']:<20}{score:<24}{told:<26}{told_p:>8}{ratios}{before:>12}   {each}")
     better = [row["name"] for row in rows if row["p_corrected"] is not None and row["p_corrected"] < 0.05]
     won = [name for name in better if next(row for row in rows if row["name"] == name)["difference"]["value"] > 0]
     print(f"better than fine-tuning (p < 0.05, corrected): {', '.join(won) or 'none'}")

@@ -1,6 +1,7 @@
 """Does a student that writes for itself come nearer to its teacher where it goes by itself?
 
     python -m benchmarks.on_policy [--json] [--quick] [--minutes 6] [--seeds 3] [--share 1] [--divergence jsd]
+                                   [--runs runs/benchmark-on-policy]
 
 The same student (18 of SmolLM2's 30 layers, those that the teacher was taught to do with) is trained for the same
 minutes, its writing included, by the same divergence: from stored labels of the gold targets alone, and with a share of
@@ -8,7 +9,7 @@ on-policy batches that grows to --share by half of them. Then: the share of toke
 student in speculative decoding, sum of min(p, q), and KL(teacher, student), in three kinds of texts for the same
 held-out sources: those that the student drafts, those that the teacher writes (which is where speculative decoding
 stands), both drawn at temperature 1, and the gold targets. ROUGE-L is of greedy outputs. Tests are paired by record,
-over means of all seeds.
+over means of all seeds. What is finished is kept in --runs: the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.kept import kept
 from benchmarks.learning import TAUGHT, scored
 from benchmarks.real import LIMITS, PROMPT, encode, label, load_teacher
 from instil.data.records import Record
@@ -34,6 +36,7 @@ from instil.data.tokens import Encoded, encode_records
 from instil.evaluate.fidelity import ACCEPTANCE, KL, Reader, examine
 from instil.evaluate.significance import Interval, mean_interval, paired_p_value
 from instil.labels.codec import Codec
+from instil.labels.store import LabelStore
 from instil.labels.teacher import Teacher
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
@@ -100,30 +103,85 @@ def nearness(student: Any, loaded: LoadedModel, examples: Sequence[Encoded]) -> 
     return {name: counted[name] for name in (ACCEPTANCE.name, KL.name)}
 
 
-def compare(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+@dataclass
+class Lesson:
+    """What both ways start from, made on first use; labels once."""
+
+    options: argparse.Namespace
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The teacher."""
+        return load_teacher("smollm2")
+
+    @cached_property
+    def examples(self) -> list[Encoded]:
+        """What is learned."""
+        return encode(self.loaded, 0, self.options.records)
+
+    @cached_property
+    def held_out(self) -> list[Record]:
+        """What students are examined on."""
+        return list(load("validation")[: self.options.items])
+
+    @cached_property
+    def texts(self) -> dict[str, list[Encoded]]:
+        """The same with gold targets, and with those that the teacher draws."""
+        loaded = self.loaded
+        gold, _ = encode_records(loaded.tokenizer, PROMPT, self.held_out, LIMITS, loaded.kind)
+        return {"gold": gold, "teacher": drafts(loaded.model, loaded.tokenizer, gold, 0)}
+
+    @cached_property
+    def store(self) -> LabelStore:
+        """The labels of the examples."""
+        codec = Codec.of("fine", self.loaded.model.config.vocab_size)
+        return label(self.loaded, self.examples, codec, self.options.runs / f"labels-{self.options.records}")
+
+    @cached_property
+    def start(self) -> Any:
+        """The student before it learns."""
+        return keep_layers(self.loaded.model, TAUGHT)
+
+
+def row_of(lesson: Lesson, way: str, share: float, seed: int) -> dict[str, Any]:
+    """Trains a student and examines it; beside its line, the acceptance of each record by kind of texts."""
+    loaded, student = lesson.loaded, copy.deepcopy(lesson.start)
+    with tempfile.TemporaryDirectory() as folder:
+        last = learn(
+            student, loaded, lesson.examples, lesson.store.read, share, lesson.options, seed, Path(folder)
+        )  # fmt: skip
+    gold = lesson.texts["gold"]
+    row: dict[str, Any] = {"way": way, "seed": seed, "steps": last.step, "n": len(gold)}
+    row["writing_share"] = round(last.renewed_s / last.elapsed_s, 3)
+    accepted = {}
+    for kind, texts in (lesson.texts | {"student": drafts(student, loaded.tokenizer, gold, seed)}).items():
+        found = nearness(student, loaded, texts)
+        accepted[kind] = found[ACCEPTANCE.name].tolist()
+        row[f"acceptance_{kind}"] = rounded(mean_interval(found[ACCEPTANCE.name], seed=0))
+        row[f"kl_{kind}"] = round(float(found[KL.name].mean()), 4)
+    row["rougeL"] = scored(student, loaded.tokenizer, lesson.held_out)["rougeL"]
+    return {"line": row, "accepted": accepted}
+
+
+def settings_of(options: argparse.Namespace, way: str, share: float, seed: int) -> dict[str, Any]:
+    """All that a row depends on."""
+    budget = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
+    names = ("divergence", "items", "records")
+    return {"way": way, "share": share, "seed": seed, **budget, **{name: getattr(options, name) for name in names}}
+
+
+def compare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A line for each way and seed, and at the end one for each kind of texts with the difference and its test."""
-    loaded = load_teacher("smollm2")
-    examples = encode(loaded, 0, options.records)
-    held_out: list[Record] = load("validation")[: options.items]
-    gold, _ = encode_records(loaded.tokenizer, PROMPT, held_out, LIMITS, loaded.kind)
-    texts = {"gold": gold, "teacher": drafts(loaded.model, loaded.tokenizer, gold, 0)}
-    store = label(loaded, examples, Codec.of("fine", loaded.model.config.vocab_size), folder / "store")
-    start = keep_layers(loaded.model, TAUGHT)
-    accepted: dict[tuple[str, str], list[Values]] = defaultdict(list)
+    lesson = Lesson(options)
+    accepted: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for seed in range(options.seeds):
         for way, share in (("off-policy", 0.0), ("on-policy", options.share)):
-            student = copy.deepcopy(start)
-            last = learn(student, loaded, examples, store.read, share, options, seed, folder / f"{way}-{seed}")
-            row: dict[str, Any] = {"way": way, "seed": seed, "steps": last.step, "n": len(gold)}
-            row["writing_share"] = round(last.renewed_s / last.elapsed_s, 3)
-            texts["student"] = drafts(student, loaded.tokenizer, gold, seed)
-            for kind, those in texts.items():
-                found = nearness(student, loaded, those)
-                accepted[way, kind].append(found[ACCEPTANCE.name])
-                row[f"acceptance_{kind}"] = rounded(mean_interval(found[ACCEPTANCE.name], seed=0))
-                row[f"kl_{kind}"] = round(float(found[KL.name].mean()), 4)
-            yield row | {"rougeL": scored(student, loaded.tokenizer, held_out)["rougeL"]}
-    for kind in texts:
+            settings = settings_of(options, way, share, seed)
+            found = kept(options.runs, settings, partial(row_of, lesson, way, share, seed))
+            for kind, each in found["accepted"].items():
+                accepted[way, kind].append(each)
+            yield found["line"]
+    for kind in ("gold", "teacher", "student"):
         off, on = (np.mean(accepted[way, kind], axis=0) for way in ("off-policy", "on-policy"))
         found_p = paired_p_value(on, off, seed=0)
         yield {"difference": kind, "acceptance": rounded(mean_interval(on - off, seed=0)), "p": round(found_p, 4)}
@@ -146,16 +204,16 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=800)
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--divergence", default="jsd", choices=DIVERGENCES)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-on-policy"))
     options = parser.parse_args()
     if options.quick:
         options.steps, options.seeds, options.items, options.records = 3, 1, 6, 30
     quiet_libraries()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for row in compare(options, Path(folder)):
-            rows.append(row)
-            if not options.json:
-                print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    for row in compare(options):
+        rows.append(row)
+        if not options.json:
+            print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if options.json:
         print(json.dumps({"rows": rows}))
 

@@ -99,7 +99,7 @@ class Teacher:
             place.extend(np.arange(starts[index], starts[index + 1]) for index in indices)
             advance(len(place))
         back = torch.from_numpy(np.argsort(np.concatenate(place), kind="stable"))
-        return Labelled(columns=[_columns(each, back) for each in picks], sums=sums)
+        return Labelled(columns=[columns_of(each, back) for each in picks], sums=sums)
 
 
 def _draw_starts(example: Encoded) -> NDArray[np.float64]:
@@ -140,7 +140,8 @@ def _pick_all(
         yield Picks(head_CK=found.head_CK.cpu(), masses_CK=found.masses_CK.cpu(), drawn_CM=found.drawn_CM.cpu())
 
 
-def _columns(picks: Sequence[Picks], back_R: Tensor) -> Columns:
+def columns_of(picks: Sequence[Picks], back_R: Tensor) -> Columns:
+    """The rows of all `picks` as a shard stores them, in the order that the row numbers `back_R` say."""
     head_RK, masses_RK, drawn_RM = (
         _stacked([getattr(each, name) for each in picks])[back_R] for name in ("head_CK", "masses_CK", "drawn_CM")
     )
