@@ -11,7 +11,6 @@ import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
 import tiny
 from command import instil
@@ -189,8 +188,6 @@ def test_heads_that_do_not_divide_are_named() -> None:
 
 
 def test_other_heads_and_widths_learn_attention_of_a_teacher(tmp_path: Path) -> None:
-    import transformers as hf
-
     teacher = tiny.tiny_model("llama")
     smaller = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 4}
     torch.manual_seed(3)
@@ -245,8 +242,6 @@ def test_training_draws_hidden_states_together_and_leaves_the_teacher_alone(name
 
 
 def test_other_widths_are_mapped_and_resume_as_uninterrupted(tmp_path: Path) -> None:
-    import transformers as hf
-
     teacher = tiny.tiny_model("llama")
 
     def task() -> TextTask:
@@ -303,14 +298,20 @@ def test_features_and_fewer_tokens_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_student_of_its_own_needs_its_teachers_tokens_for_features(tmp_path: Path) -> None:
-    """Without stored labels too, where only features hold the two together."""
+    """Also without stored labels, and where it has them all under other numbers, as one with fewer tokens has."""
     folder = project(tmp_path / "project", "llama", pairs=20, **FROM_FEATURES)
-    model = tiny.tiny_model("llama")
+    state = json.loads(tiny.tiny_tokenizer("decoder-only").backend_tokenizer.to_str())
+    numbers = state["model"]["vocab"]
+    last = max(numbers.values())
+    state["model"]["vocab"] = {
+        token: number if number < tiny.FIRST_BYTE else tiny.FIRST_BYTE + last - number
+        for token, number in numbers.items()
+    }
     tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "<s>": 2, "red": 3}, unk_token="<pad>")),
-        pad_token="<pad>", eos_token="</s>", bos_token="<s>",
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), pad_token="<pad>", eos_token="</s>", bos_token="<s>",
+        clean_up_tokenization_spaces=False,
     )  # fmt: skip
-    for each in (model, tokenizer):
+    for each in (tiny.tiny_model("llama"), tokenizer):
         each.save_pretrained(tmp_path / "other")
     own = ("--set", f"student={{model: {tmp_path / 'other'}}}")
     ended = instil("distil", "recipe.yaml", *own, cwd=folder)
