@@ -88,12 +88,8 @@ def scored(student: Any, tokenizer: Any, records: Sequence[Record]) -> dict[str,
     }  # fmt: skip
 
 
-@dataclass
-class Lesson:
-    """What all students start from, made on first use; the stores, in `folder`, once."""
-
-    steps: int
-    folder: Path
+class Start:
+    """The teacher, and the student before it learns, made on first use."""
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -101,14 +97,22 @@ class Lesson:
         return load_teacher("smollm2")
 
     @cached_property
-    def examples(self) -> list[Encoded]:
-        """Enough for all steps."""
-        return encode(self.loaded, 0, 20 * self.steps)
-
-    @cached_property
     def start(self) -> Any:
         """The student before it learns."""
         return keep_layers(self.loaded.model, TAUGHT)
+
+
+@dataclass
+class Lesson(Start):
+    """What all students learn; the stores, in `folder`, are made once."""
+
+    steps: int
+    folder: Path
+
+    @cached_property
+    def examples(self) -> list[Encoded]:
+        """Enough for all steps."""
+        return encode(self.loaded, 0, 20 * self.steps)
 
     @cached_property
     def stores(self) -> dict[str, LabelStore]:

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.kept import kept
-from benchmarks.learning import TAUGHT, scored
-from benchmarks.real import LIMITS, PROMPT, encode, label, load_teacher
+from benchmarks.learning import Start, scored
+from benchmarks.real import LIMITS, PROMPT, encode, label
 from instil.data.records import Record
 from instil.data.synopsis import load
 from instil.data.tokens import Encoded, encode_records
@@ -41,7 +41,6 @@ from instil.labels.teacher import Teacher
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.models.loading import LoadedModel
-from instil.models.students.depth import keep_layers
 from instil.objectives.config import DIVERGENCES
 from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
@@ -104,15 +103,10 @@ def nearness(student: Any, loaded: LoadedModel, examples: Sequence[Encoded]) -> 
 
 
 @dataclass
-class Lesson:
-    """What both ways start from, made on first use; labels once."""
+class Lesson(Start):
+    """What both ways learn and are examined on; labels are made once."""
 
     options: argparse.Namespace
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        """The teacher."""
-        return load_teacher("smollm2")
 
     @cached_property
     def examples(self) -> list[Encoded]:
@@ -136,11 +130,6 @@ class Lesson:
         """The labels of the examples."""
         codec = Codec.of("fine", self.loaded.model.config.vocab_size)
         return label(self.loaded, self.examples, codec, self.options.runs / f"labels-{self.options.records}")
-
-    @cached_property
-    def start(self) -> Any:
-        """The student before it learns."""
-        return keep_layers(self.loaded.model, TAUGHT)
 
 
 def row_of(lesson: Lesson, way: str, share: float, seed: int) -> dict[str, Any]:

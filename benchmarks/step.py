@@ -176,7 +176,7 @@ def take_turns(model: str, target: int, store: Path, rounds: int) -> dict[str, l
         way: subprocess.Popen(
             [*command, "--work", way, "--store", str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             # Threads that wait must not spin while another process has its turn.
-            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
+            env=os.environ | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
         )
         for way in ways
     }  # fmt: skip

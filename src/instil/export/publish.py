@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,19 @@ def export_student(
     if not probes:
         raise ConfigError("there is nothing to compare on; give sources with --probes FILE")
     ways = _ways(student, probes) if (target, chosen) == ("ctranslate2", "int8") else {"as it is": lambda: student}
+    attempt = partial(_published, student, target=target, precision=chosen, out=out, probes=probes, scorer=scorer,
+                      metric=metric)  # fmt: skip
     *others, last = ways.values()
     for way, following in zip(others, list(ways)[1:], strict=True):
         try:
-            return _published(student, way(), target, chosen, out, probes, scorer, metric)
+            return attempt(way())
         except ParityError as error:
             console.say(f"  {error.problem}; once more, {following}")
-    return _published(student, last(), target, chosen, out, probes, scorer, metric)
+    return attempt(last())
 
 
 def _published(
-    student: Student, written: Student, target: Format, precision: str, out: Path, probes: Sequence[Probe],
+    student: Student, written: Student, *, target: Format, precision: str, out: Path, probes: Sequence[Probe],
     scorer: Scorer | None, metric: str,
 ) -> Exported:  # fmt: skip
     """`written`, which computes what `student` does, as the export `out`."""
@@ -102,12 +105,13 @@ def _ways(student: Student, probes: Sequence[Probe]) -> dict[str, Callable[[], S
     """Models that compute what `student` does, by what was done to them so that they bear eight bits better:
     CTranslate2 rounds activations too, not weights alone. What costs least is first."""
     model = student.loaded.model
+    turns = can_rotate(model)
     ways: dict[str, Callable[[], Student]] = {}
     if is_rounded(model):
         ways["as it is"] = lambda: student
-    if model.config.tie_word_embeddings or not can_rotate(model):
+    if model.config.tie_word_embeddings or not turns:
         ways["smoothed"] = lambda: _calmed(student, model, probes)
-    if can_rotate(model):
+    if turns:
         ways["its channels turned, with a head of its own"] = lambda: _calmed(student, rotate(model), probes)
     return ways
 

@@ -28,6 +28,11 @@ class Alphabet(Config):
     first: int | None = None
     never: tuple[tuple[int, ...], ...] = ()
 
+    @property
+    def banned(self) -> list[int]:
+        """The single tokens that are never written: all that an engine without sequences can forbid."""
+        return [token for tokens in self.never if len(tokens) == 1 for token in tokens]
+
 
 class Sheet(Config):
     """How a student reads and writes. `source_limit` and `target_limit` are in tokens, as it was trained; None where

@@ -98,8 +98,7 @@ def row_loss(
     weight_N: Float[Tensor, " n"] | None = None,
     chunk: int = DEFAULT_CHUNK,
 ) -> LossSums:
-    """Sum over N rows of the mixed loss, in nats; gradients of head weight and bias add up in fp32 at
-    least.
+    """Sum over N rows of the mixed loss, in nats; gradients of head weight and bias add up in fp32 at least.
 
     `weight_N` multiplies each row's share of `total`. `labels` may be left out only when `mix.soft` is 0.
     Differentiable once: a second backward pass through the same call raises torch's `RuntimeError`.

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from instil.core.config import parse
-from instil.core.errors import ConfigError, DataError, InstilError, ModelError
+from instil.core.errors import ConfigError, InstilError, ModelError
 from instil.data.prompts import Prompt
-from instil.data.records import MAIN_TASK, Record, record_of_mapping
+from instil.data.records import MAIN_TASK, Record
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.models.loading import GGUF_SUFFIX
 from instil.serve.config import ModelSpec
@@ -49,15 +49,11 @@ def is_run(ref: str) -> bool:
 
 def asked_records(data: Path) -> list[Record]:
     """The test records of the stage `data` as people ask them of its student: the main task's, without the prefix,
-    which the student's prompt has. Raises `DataError` for what is no such stage."""
-    path = data / "test.jsonl"
+    which the student's prompt has. Raises `StorageError` for a file that is damaged or gone."""
+    from instil.run.stages.data import read_records
+
     prefix = (_recipe(data).get("data") or {}).get("prefix") or ""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf8").split("\n") if line]
-        records = [record_of_mapping(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read; delete {data} and run the recipe again") from error
-    main = [record for record in records if record.task == MAIN_TASK]
+    main = [record for record in read_records(data / "test.jsonl") if record.task == MAIN_TASK]
     return [replace(record, source=record.source.removeprefix(prefix)) for record in main]
 
 

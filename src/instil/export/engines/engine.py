@@ -126,11 +126,6 @@ class StepwiseEngine(Engine):
         first = self.sheet.alphabet.first
         return [] if first is None else [first]
 
-    @property
-    def banned(self) -> list[int]:
-        """The ids that are never written."""
-        return [token for tokens in self.sheet.alphabet.never if len(tokens) == 1 for token in tokens]
-
     def going_on(
         self, prompt: list[int], choose: Callable[[NDArray[Any]], int], forced: Sequence[int], banned: list[int]
     ) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -146,7 +141,7 @@ class StepwiseEngine(Engine):
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
         """The ids written behind each prompt, one prompt after the other."""
         ends = self.sheet.alphabet.ends
-        found = [self._steps(prompt, max_new_tokens, self.forced, self.banned)[0] for prompt in prompts]
+        found = [self._steps(prompt, max_new_tokens, self.forced, self.sheet.alphabet.banned)[0] for prompt in prompts]
         return [[token for token in written if token not in ends] for written in found]
 
     def trace(self, prompt: list[int], max_new_tokens: int) -> Trace:

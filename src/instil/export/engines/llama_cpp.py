@@ -23,9 +23,9 @@ _TOGETHER = 4
 _CONTEXT = 2048
 
 
-def banned(alphabet: Alphabet) -> list[list[Any]]:
-    """The single tokens that are never written, as the `logit_bias` of a request; sequences llama.cpp cannot forbid."""
-    return [[token, False] for tokens in alphabet.never if len(tokens) == 1 for token in tokens]
+def forbidding(alphabet: Alphabet) -> dict[str, Any]:
+    """What a request says so that the banned tokens are not written."""
+    return {"logit_bias": [[token, False] for token in alphabet.banned]}
 
 
 class LlamaCppEngine(Engine):
@@ -84,7 +84,7 @@ class LlamaCppEngine(Engine):
 
     def _complete(self, prompt: list[int], max_new_tokens: int, **options: Any) -> Any:
         greedy = {"samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "cache_prompt": False}
-        greedy |= {"logit_bias": banned(self.sheet.alphabet)}
+        greedy |= forbidding(self.sheet.alphabet)
         asked = {"prompt": prompt, "n_predict": max_new_tokens, "return_tokens": True}
         return self._ask("/completion", asked | greedy | options)
 

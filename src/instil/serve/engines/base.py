@@ -29,6 +29,11 @@ class EngineFacts:
     can_score: bool = False
 
 
+def room_of(positions: int | None, context: int) -> int:
+    """Tokens that are let in: as many as were asked for, no more than the model has places for, where it tells."""
+    return context if positions is None else min(context, positions)
+
+
 class Engine(Protocol):
     """Runs one model. An engine with `workers` above one is called from so many threads."""
 

@@ -12,7 +12,7 @@ from instil.core.errors import ModelError
 from instil.models import wheels
 from instil.models.loading import GGUF_SUFFIX, kind_of
 from instil.serve.config import EngineName, EngineOptions, Limits, ModelSpec
-from instil.serve.engines.base import Engine
+from instil.serve.engines.base import Engine, room_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _start_vllm(ref: str, options: EngineOptions, limits: Limits, models: int) -
     draft = _draft(ref, options, "vllm")
     port = free_port()
     reader = load_reader(ref)
-    room = min(options.context, positions(reader.config) or options.context)
+    room = room_of(positions(reader.config), options.context)
     command = vllm_command(
         ref, port, context=room, models=models, draft=draft, draft_tokens=options.draft_tokens
     )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 
 from instil.core.errors import ModelError
 from instil.export.engines.ctranslate2 import CTranslate2Engine as Exported
-from instil.serve.engines.base import Engine, EngineFacts, Writer
+from instil.serve.engines.base import Engine, EngineFacts, Writer, room_of
 from instil.serve.engines.scores import token_scores
 from instil.serve.jobs import Job, TokenScore
 
@@ -33,7 +33,7 @@ class CTranslate2Engine(Engine):
         kind = self._export.sheet.kind
         self.facts = EngineFacts(
             f"ctranslate2 ({self._model.compute_type})", kind, self._export.bytes, batch,
-            positions=min(context, self._export.positions or context), can_score=kind == "decoder-only",
+            positions=room_of(self._export.positions, context), can_score=kind == "decoder-only",
         )  # fmt: skip
 
     def run(self, jobs: Sequence[Job]) -> None:

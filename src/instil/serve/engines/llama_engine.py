@@ -10,10 +10,10 @@ from typing import Any
 import xllamacpp
 
 from instil.core.errors import ModelError
-from instil.export.engines.llama_cpp import banned
+from instil.export.engines.llama_cpp import forbidding
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.models.loading import load_tokenizer
-from instil.serve.engines.base import Engine, EngineFacts
+from instil.serve.engines.base import Engine, EngineFacts, room_of
 from instil.serve.jobs import Ended, Job
 
 _QUIET = -1
@@ -32,7 +32,7 @@ class LlamaEngine(Engine):
     ) -> None:  # fmt: skip
         self.tokenizer = load_tokenizer(path.parent, str(path), gguf=path)
         sheet = read_sheet(path.parent) if (path.parent / SHEET_NAME).is_file() else None
-        self._never = {"logit_bias": banned(sheet.alphabet) if sheet else []}
+        self._never = forbidding(sheet.alphabet) if sheet else {}
         params = _params(path, batch, threads, context)
         if draft is not None:
             params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
@@ -50,7 +50,7 @@ class LlamaEngine(Engine):
         self._counting = threading.Lock()
         self.facts = EngineFacts(
             "llama.cpp" + (f" with the draft {draft.stem}" if draft else ""), "decoder-only", path.stat().st_size,
-            workers=batch, positions=min(context, (sheet and sheet.positions) or context),
+            workers=batch, positions=room_of(sheet.positions if sheet else None, context),
         )  # fmt: skip
 
     def run(self, jobs: Sequence[Job]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from instil.core.errors import ModelError
 from instil.export.engines import open_engine
 from instil.export.engines.engine import StepwiseEngine as Exported
-from instil.serve.engines.base import Engine, EngineFacts, Writer
+from instil.serve.engines.base import Engine, EngineFacts, Writer, room_of
 from instil.serve.jobs import Job, Sampling
 
 
@@ -29,8 +29,9 @@ class StepwiseEngine(Engine):
         self._export = export
         self.tokenizer = export.tokenizer
         self._ends = frozenset(export.sheet.alphabet.ends)
-        room = min(context, export.positions or context)
-        self.facts = EngineFacts(export.sheet.format, export.sheet.kind, export.bytes, positions=room)
+        self.facts = EngineFacts(
+            export.sheet.format, export.sheet.kind, export.bytes, positions=room_of(export.positions, context)
+        )  # fmt: skip
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Each job for itself."""
@@ -49,7 +50,7 @@ class StepwiseEngine(Engine):
         def choose(logits_V: NDArray[Any]) -> int:
             return chosen(logits_V, job.sampling, generator)
 
-        for token, _ in export.going_on(job.ids, choose, export.forced, export.banned):
+        for token, _ in export.going_on(job.ids, choose, export.forced, export.sheet.alphabet.banned):
             if writer.take(token):
                 return
 
