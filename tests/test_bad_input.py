@@ -268,8 +268,22 @@ def test_labels_of_another_teacher(copy: Path, tmp_path: Path) -> None:
     store = finished(copy, "label")
     other = project(tmp_path / "other", pairs=700)
     ended = instil("distil", "recipe.yaml", *SHORT, "--set", f"labels.store={store}", cwd=other)
-    made_by = json.loads((store / "store" / "manifest.json").read_text())["made_from"]["teacher"]
-    _refused(ended, says=(f"made from teacher {made_by}", "but this run has teacher"))
+    details = json.loads((store / "store" / "manifest.json").read_text())["details"]
+    assert details["dtype"] == "float32" and {"weights", "tokenizer", "template", "data"} <= set(details)
+    _refused(ended, says=(f"made from teaching {details['teaching']}, but this run has teaching ",))
+    assert details["tokenizer"] not in ended.err and "label again" in ended.err
+
+
+def test_labels_in_other_tokens_say_that_it_is_the_tokenizer(copy: Path) -> None:
+    store = finished(copy, "label").rename(copy / "mine")
+    before = json.loads((store / "store" / "manifest.json").read_text())["details"]["tokenizer"]
+    other = shutil.copytree(models_folder() / "t5", copy / "other")
+    settings = other / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 99}), encoding="utf8")
+    changes = [f"labels.store={store}", f"teacher.model={other}"]
+    ended = instil("distil", "recipe.yaml", *(word for change in changes for word in ("--set", change)), cwd=copy)
+    _refused(ended, says=(f"made from tokenizer {before}, but this run has tokenizer ",))
+    assert "weights" not in ended.err
 
 
 def test_labels_at_another_temperature(copy: Path) -> None:

@@ -302,6 +302,36 @@ def test_the_teacher_is_as_before(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.model.state_dict().items())
 
 
+def test_a_mismatch_names_the_details_that_differ(tmp_path: Path) -> None:
+    made = {"weights": "w1", "dtype": "float32", "adapter": "a1"}
+    label(tmp_path / "one", make_examples(2), details=made)
+    expect = {**MADE_FROM, "teacher": "other"}
+
+    def refusal(now: dict[str, str]) -> str:
+        with pytest.raises(LabelError) as caught:
+            open_store(tmp_path / "one", expect=expect, details=lambda: now)
+        return str(caught.value)
+
+    assert "made from adapter a1, but this run has adapter a2; label again" in refusal(
+        {"weights": "w1", "adapter": "a2"}
+    )
+    assert "made from weights w1, but this run has weights w2, adapter a1, but this run has adapter a2;" in refusal(
+        {"weights": "w2", "adapter": "a2"}
+    )
+    assert f"made from teacher {MADE_FROM['teacher']}, but this run has teacher other;" in refusal({"weights": "w1"})
+    # What labels are made from is the same, so no details are asked for.
+    open_store(tmp_path / "one", details=lambda: {"weights": "w2"})
+
+
+def test_parts_of_other_precision_are_not_merged(tmp_path: Path) -> None:
+    examples = make_examples(EXAMPLES_A_SHARD + 1, longest=2)
+    parts = [tmp_path / "first", tmp_path / "second"]
+    for number, (folder, dtype) in enumerate(zip(parts, ("float32", "bfloat16"), strict=True), start=1):
+        label(folder, examples, part=Part(number=number, of=2), details={"dtype": dtype})
+    with pytest.raises(LabelError, match=r"details is \{'dtype': 'bfloat16'\}, but .*float32"):
+        merge_stores(parts, tmp_path / "merged")
+
+
 def test_manifest_is_plain_json(tmp_path: Path) -> None:
     label(tmp_path, make_examples(2))
     raw = json.loads((tmp_path / MANIFEST_NAME).read_text())

@@ -28,7 +28,7 @@ def merge_stores(parts: Sequence[Path], folder: Path) -> StoreManifest:
     manifests = [read_store_manifest(part) for part in parts]
     first = manifests[0]
     for part, manifest in zip(parts, manifests, strict=True):
-        for what in ("made_from", "codec", "whole"):
+        for what in ("details", "made_from", "codec", "whole"):
             if getattr(manifest, what) != getattr(first, what):
                 raise LabelError(
                     f"{part}: {what} is {getattr(manifest, what)}, but {parts[0]} has {getattr(first, what)};"

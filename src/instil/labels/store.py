@@ -8,7 +8,7 @@ store/
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from instil.core import publish
 from instil.core.errors import LabelError
-from instil.core.fingerprint import hash_file
+from instil.core.fingerprint import fingerprint, hash_file
 from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
 from instil.labels.shard import Shard, hash_target, hash_tokens
@@ -46,20 +46,27 @@ class ShardEntry(BaseModel):
 
 
 class StoreManifest(BaseModel):
-    """What stands in a store's manifest. `made_from` maps teacher, prompt, ... to their fingerprints; `part` is set
-    where the store holds only some of the shards, as "3/16". `examples` and `whole` are the number and fingerprint of
-    all examples that were to be labelled, in all parts; `measured` is what `writer.measured` gives."""
+    """What stands in a store's manifest. `made_from` maps teacher and prompt to their fingerprints, `details` says one
+    by one what these are of (weights, adapter, tokenizer, dtype, ...); `part` is set where the store holds only some of
+    the shards, as "3/16". `examples` and `whole` are the number and fingerprint of all examples that were to be
+    labelled, in all parts; `measured` is what `writer.measured` gives."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
     made_from: dict[str, str]
+    details: dict[str, str] = {}
     codec: Codec
     part: str | None = None
     examples: int
     whole: str
     shards: tuple[ShardEntry, ...]
     measured: dict[str, float]
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint of all that labels depend on."""
+        return fingerprint(self.model_dump(mode="json", exclude={"details"}))
 
     def write(self, folder: Path) -> None:
         """Write the manifest into `folder`, in one step."""
@@ -94,18 +101,29 @@ def damage_of(folder: Path, entry: ShardEntry) -> str:
     return ""
 
 
+def _named(role: str, stored: str | None, value: str, details: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs: those details that both know, or else the whole `role`."""
+    differ = [name for name in details if name in now and now[name] != details[name]]
+    pairs: list[tuple[str, str | None, str]] = [(name, details[name], now[name]) for name in differ]
+    pairs = pairs or [(role, stored, value)]
+    return ", ".join(f"{name} {was}, but this run has {name} {new}" for name, was, new in pairs)
+
+
 class LabelStore:
     """Labels by record id, at one temperature. Checksums are verified on opening; rows are read when asked for."""
 
-    def __init__(self, folder: Path, *, expect: Mapping[str, str], temperature: float, drawn: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, expect: Mapping[str, str], temperature: float, drawn: bool = True,
+        details: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:  # fmt: skip
         """Open the store at `folder`. Raises `LabelError` that names both values where `expect` (role -> fingerprint)
-        or `temperature` differ from the store's. Without `drawn`, rows are their heads alone: what divergences over a
-        partition need."""
+        or `temperature` differ from the store's, and those of the `details` that differ. Without `drawn`, rows are
+        their heads alone: what divergences over a partition need."""
         self.folder = folder
         self.manifest = read_store_manifest(folder)
         self.drawn = drawn
         self.temperature = temperature
-        self._refuse_mismatch(expect)
+        self._refuse_mismatch(expect, details)
         try:
             self.manifest.codec.at(temperature)
         except LabelError as error:
@@ -117,7 +135,7 @@ class LabelStore:
             for place, record in enumerate(shard.records)
         }
 
-    def _refuse_mismatch(self, expect: Mapping[str, str]) -> None:
+    def _refuse_mismatch(self, expect: Mapping[str, str], details: Callable[[], Mapping[str, str]]) -> None:
         if self.manifest.part:
             raise LabelError(
                 f"{self.folder}: part {self.manifest.part} of a store; put them together: instil labels merge"
@@ -125,7 +143,7 @@ class LabelStore:
         for role, value in expect.items():
             if (stored := self.manifest.made_from.get(role)) != value:
                 raise LabelError(
-                    f"{self.folder}: made from {role} {stored}, but this run has {role} {value};"
+                    f"{self.folder}: made from {_named(role, stored, value, self.manifest.details, details())};"
                     " label again, or use what the labels were made from"
                 )
 

@@ -54,6 +54,7 @@ def write_labels(
     *,
     codec: Codec,
     made_from: Mapping[str, str],
+    details: Mapping[str, str] | None = None,
     part: Part | None = None,
     reuse: Iterable[Path] = (),
     advance: Advance | None = None,
@@ -85,9 +86,9 @@ def write_labels(
         if advance:
             advance(done, "")
     manifest = StoreManifest(
-        made_from=dict(made_from), codec=codec, shards=tuple(entries), measured=measured(folder, codec, entries),
-        part=str(part) if part and part.of > 1 else None, examples=len(examples),
-        whole=fingerprint([plan for _, _, plan in every]),
+        made_from=dict(made_from), details=dict(details or {}), codec=codec, shards=tuple(entries),
+        measured=measured(folder, codec, entries), part=str(part) if part and part.of > 1 else None,
+        examples=len(examples), whole=fingerprint([plan for _, _, plan in every]),
     )  # fmt: skip
     manifest.write(folder)
     return manifest

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -202,10 +202,25 @@ def fingerprint_folder(folder: Path) -> str:
     Notes that libraries leave in the settings, such as the version that wrote them, do not count either: the same
     model saved by the next release of transformers keeps its fingerprint, and so the labels made with it.
     """
-    weights = [path for pattern in (WEIGHTS, INDEX_NAME) for path in folder.glob(pattern)]
-    settings = {path for pattern in (*_SETTINGS, *TOKENIZER_PATTERNS) for path in folder.glob(pattern)}
-    contents = {path.name: _content(path) for path in settings if path.is_file()}
-    return fingerprint(hash_files(weights, folder), contents)
+    return fingerprint(_hash_weights(folder), _contents(folder, (*_SETTINGS, *TOKENIZER_PATTERNS)))
+
+
+def fingerprint_parts(folder: Path) -> dict[str, str]:
+    """What `fingerprint_folder` is of, one by one: weights, settings and tokenizer of a model folder."""
+    return {
+        "weights": fingerprint(_hash_weights(folder)),
+        "settings": fingerprint(_contents(folder, _SETTINGS)),
+        "tokenizer": fingerprint(_contents(folder, TOKENIZER_PATTERNS)),
+    }
+
+
+def _hash_weights(folder: Path) -> str:
+    return hash_files([path for pattern in (WEIGHTS, INDEX_NAME) for path in folder.glob(pattern)], folder)
+
+
+def _contents(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    return {path.name: _content(path) for path in found if path.is_file()}
 
 
 def _content(path: Path) -> str:

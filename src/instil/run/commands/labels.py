@@ -58,7 +58,7 @@ def _lines(manifest: StoreManifest) -> dict[str, str]:
             f"{measured['requests']:,.0f} requests, {measured['input_tokens']:,.0f} tokens in,"
             f" {measured['output_tokens']:,.0f} out, {measured['usd']:.2f} USD"
         )
-    lines |= {f"made from {role}": mark for role, mark in manifest.made_from.items()}
+    lines |= {f"made from {role}": mark for role, mark in (manifest.made_from | manifest.details).items()}
     return lines | ({"part": manifest.part} if manifest.part else {})
 
 

@@ -68,11 +68,11 @@ def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artif
     codec = read_store_manifest(folder / STORE_NAME).codec
     wanted = recipe.distil if recipe.distil and recipe.distil.learns_from_labels else None
     own = LabelStore(
-        folder / STORE_NAME, expect=_made_from(recipe, teacher),
+        folder / STORE_NAME, expect=_made_from(recipe, teacher), details=lambda: _details(recipe, teacher),
         temperature=wanted.temperatures[0] if wanted else codec.temperatures[0],
         drawn=wanted is None or (wanted.divergence == "forward_kl" and wanted.tokens == "same"),
     )  # fmt: skip
-    store, mark = _mixed(recipe, own) if section.others else (own, fingerprint(own.manifest))
+    store, mark = _mixed(recipe, own) if section.others else (own, own.manifest.mark)
     records = [record for record in records if record.id in store]
     return Labels(store if _wants_rows(recipe) else None, records, mark, artifact, teacher.ref)
 
@@ -88,7 +88,7 @@ def _mixed(recipe: Recipe, own: LabelStore) -> tuple[LabelStore | MixedLabels, s
         stores.append(LabelStore(folder, expect={}, temperature=own.temperature, drawn=own.drawn))
     weights = {task: recipe.labels.shares(task) for task in recipe.data.tasks}
     mixed = MixedLabels(stores, weights, by_loss=recipe.labels.trust == "by-loss")
-    return mixed, fingerprint([store.manifest for store in stores], weights, recipe.labels.trust)
+    return mixed, fingerprint([store.manifest.mark for store in stores], weights, recipe.labels.trust)
 
 
 def _wants_rows(recipe: Recipe) -> bool:
@@ -117,6 +117,12 @@ def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, par
 
 def _made_from(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
     return {"teacher": teacher.fingerprint, "prompt": fingerprint(recipe.prompt, recipe.limits)}
+
+
+def _details(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
+    """What `_made_from` is of, one by one."""
+    limits = f"source {recipe.limits.source}, target {recipe.limits.target}"
+    return teacher.details() | {"template": fingerprint(recipe.prompt), "limits": limits}
 
 
 def _siblings(shop: Workshop) -> list[Path]:
@@ -159,10 +165,13 @@ def _label(
         if head
         else Codec.of(section.detail, labeller.vocabulary, section.temperatures)
     )
+    details = _details(recipe, teacher) | {"data": data.fingerprint}
+    if not teacher.endpoint:
+        details["dtype"] = str(teacher.loaded.model.dtype).removeprefix("torch.")
     with console.progress("label", len(examples), "examples") as advance:
         manifest = write_labels(
-            labeller, examples, folder / STORE_NAME, codec=codec, made_from=made_from, part=part, reuse=siblings,
-            advance=advance,
+            labeller, examples, folder / STORE_NAME, codec=codec, made_from=made_from, details=details, part=part,
+            reuse=siblings, advance=advance,
         )  # fmt: skip
     return {**manifest.measured, **marks}
 

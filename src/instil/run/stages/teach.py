@@ -12,14 +12,14 @@ from typing import Any
 import instil
 from instil.core import console
 from instil.core.errors import ConfigError
-from instil.core.fingerprint import fingerprint
+from instil.core.fingerprint import FINGERPRINT_LENGTH, fingerprint
 from instil.data.prompts import Prompt
 from instil.data.records import Record
 from instil.data.tokens import Encoded, Limits, Truncation, encode_records
 from instil.models.adapters import hash_adapter, load_adapter
 from instil.models.config import ServedConfig
 from instil.models.family import family_of
-from instil.models.folders import UNKNOWN_LICENCE
+from instil.models.folders import UNKNOWN_LICENCE, fingerprint_parts
 from instil.models.generation import TransformersGenerator
 from instil.models.layers import stack_of
 from instil.models.loading import LoadedModel, Reader, load_model, load_reader, locate, to_accelerator
@@ -46,7 +46,7 @@ BUILTIN = "builtin:"
 class Teacher:
     """Who teaches. Its weights are loaded on first use and then stay. With an `endpoint` it teaches from there, and
     its texts are read by `reader` without weights. `licence` is that of the model it comes from; `ref` names a model
-    with its tokenizer."""
+    with its tokenizer. `details` tells what `fingerprint` is of, one by one, as far as it is known."""
 
     fingerprint: str
     load: Callable[[], LoadedModel]
@@ -55,6 +55,7 @@ class Teacher:
     artifact: Artifact | None = None
     endpoint: Endpoint | None = None
     reader: Reader | None = None
+    details: Callable[[], dict[str, str]] = dict
 
     @property
     def reads(self) -> Reader | LoadedModel:
@@ -115,7 +116,12 @@ def base_teacher(recipe: Recipe, data: Data | None = None) -> Teacher:
         return _served(recipe, teacher.served, load)
     place = locate(teacher.model, revision=teacher.revision, accept_licences=recipe.accept_licences)
     mark = fingerprint(place.fingerprint, hash_adapter(adapter)) if adapter else place.fingerprint
-    return Teacher(mark, load, place.licence, teacher.model)
+
+    def details() -> dict[str, str]:
+        own = hash_adapter(adapter)[:FINGERPRINT_LENGTH] if adapter else "none"
+        return fingerprint_parts(place.folder) | {"adapter": own, "teaching": "none"}
+
+    return Teacher(mark, load, place.licence, teacher.model, details=details)
 
 
 def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel]) -> Teacher:
@@ -125,8 +131,10 @@ def _served(recipe: Recipe, served: ServedConfig, load: Callable[[], LoadedModel
         raise ConfigError(f"teacher.served: {model} has an encoder, whose rows no server tells; load it in memory")
     endpoint = Endpoint(served)
     # Not where it is served: the same model at another address has the same labels.
-    mark = fingerprint(endpoint.model, served.revision, sorted(reader.tokenizer.get_vocab().items()))
-    return Teacher(mark, load, reader.licence, model, endpoint=endpoint, reader=reader)
+    tokens = sorted(reader.tokenizer.get_vocab().items())
+    mark = fingerprint(endpoint.model, served.revision, tokens)
+    told = {"model": endpoint.model, "revision": served.revision or "none", "tokenizer": fingerprint(tokens)}
+    return Teacher(mark, load, reader.licence, model, endpoint=endpoint, reader=reader, details=lambda: told)
 
 
 def generator_of(
@@ -166,6 +174,7 @@ def run_teach(shop: Workshop, recipe: Recipe, data: Data) -> Teacher:
     return Teacher(
         artifact.fingerprint, lambda: load_made(artifact, base.load() if base_too else None), base.licence,
         base.ref if base_too else str(artifact.folder / MODEL_NAME), artifact,
+        details=lambda: base.details() | {"teaching": artifact.fingerprint},
     )  # fmt: skip
 
 
