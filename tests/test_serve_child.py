@@ -45,6 +45,17 @@ def gone(pid: int) -> bool:
         return True
 
 
+def test_a_child_finds_what_it_is_given_beside_our_own_environment(tmp_path: Path) -> None:
+    port, told = free_port(), tmp_path / "told"
+    serve = f"import os, runpy; open({str(told)!r}, 'w').write(os.environ['GIVEN'] + os.environ['PATH'][:1])"
+    command = [sys.executable, "-c", f"{serve}; runpy.run_module('http.server', run_name='__main__')", str(port)]
+    server = ChildServer(command, port, health="/", start_s=60, environment={"GIVEN": "1"})
+    try:
+        assert told.read_text() == "1" + os.environ["PATH"][:1]
+    finally:
+        server.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parents")
 def test_a_child_ends_with_a_parent_that_is_killed_while_it_loads() -> None:
     load = "from instil.serve.engines.child import ChildServer; ChildServer(['sleep', '600'], 1)"

@@ -25,7 +25,7 @@ from instil.export.sheet import SHEET_NAME
 from instil.run.servable import specs_of
 from instil.serve.config import EngineOptions, Limits, ModelSpec
 from instil.serve.engines.base import Writer
-from instil.serve.engines.child import vllm_command
+from instil.serve.engines.child import visible_gpu, vllm_command
 from instil.serve.engines.choose import choose, start
 from instil.serve.engines.stepwise_engine import chosen
 from instil.serve.jobs import Answer, Job, Sampling, ServeError
@@ -282,6 +282,14 @@ def test_vllm_gets_its_share_of_the_gpu_and_none_of_the_models_habits() -> None:
     told = dict(zip(shared[3::2], shared[4::2], strict=True))
     assert (told["--gpu-memory-utilization"], told["--max-model-len"]) == ("0.300", "64")
     assert told["--generation-config"] == "vllm" and "--speculative-config" not in told
+
+
+def test_a_child_sees_the_gpu_that_was_asked_for_among_those_that_we_see() -> None:
+    assert visible_gpu("cuda", {}) == visible_gpu("cuda", {"CUDA_VISIBLE_DEVICES": "4,6"}) == {}
+    assert visible_gpu("cuda:1", {}) == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert visible_gpu("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,6"}) == {"CUDA_VISIBLE_DEVICES": "6"}
+    with pytest.raises(ModelError, match="cuda:2: only 2 GPUs are visible"):
+        visible_gpu("cuda:2", {"CUDA_VISIBLE_DEVICES": "4,6"})
 
 
 @pytest.mark.slow

@@ -38,6 +38,10 @@ def serve_on_ray(config: ServeConfig, *, most_replicas: int) -> None:
     from instil.serve.app import make_app
     from instil.serve.service import Service
 
+    # Ray chooses the GPU of a replica, which sees no other one.
+    device = config.options.device.partition(":")[0]
+    config = config.model_copy(update={"options": config.options.model_copy(update={"device": device})})
+
     def build() -> Any:
         """In each replica: its own models, queue and metrics."""
         return make_app(Service(config, say=console.say))

@@ -16,7 +16,7 @@ VOCABULARIES = ("vocabulary.json", "shared_vocabulary.json", "target_vocabulary.
 
 
 class CTranslate2Engine(Engine):
-    """An export to CTranslate2, on the CPU unless `device` says otherwise."""
+    """An export to CTranslate2, on the CPU unless `device` ("cuda", "cuda:1") says otherwise."""
 
     weights = ("model.bin",)
 
@@ -26,7 +26,10 @@ class CTranslate2Engine(Engine):
         kind = ctranslate2.Generator if self.sheet.kind == "decoder-only" else ctranslate2.Translator
         # Only what was proved runs: left alone, the library would choose another precision on other machines.
         compute = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(self.sheet.precision, "default")
-        self.model: Any = kind(str(folder), device=device, intra_threads=threads, compute_type=compute)
+        where, _, number = device.partition(":")
+        self.model: Any = kind(
+            str(folder), device=where, device_index=int(number or 0), intra_threads=threads, compute_type=compute
+        )
         path = next(folder / name for name in VOCABULARIES if (folder / name).is_file())
         self.tokens: list[str] = json.loads(path.read_text(encoding="utf8"))
         self._ids = {token: number for number, token in enumerate(self.tokens)}

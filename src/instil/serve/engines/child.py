@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +31,7 @@ _MOST_STARTS = 5
 """A child that dies so often within an hour is not started again."""
 _HOUR_S = 3600.0
 _PR_SET_PDEATHSIG = 1
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _GPU_SHARE = 0.9
 """Of the GPU's memory that all children together take."""
 
@@ -58,6 +59,18 @@ def vllm_command(
     return command
 
 
+def visible_gpu(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a child finds in its environment beside ours, so that it sees the GPU of `device` alone: "cuda:1" is the
+    second of those that this process sees, "cuda" leaves all in sight."""
+    number = device.partition(":")[2]
+    if not number:
+        return {}
+    seen = [name for name in environment.get(_VISIBLE, "").split(",") if name]
+    if seen and int(number) >= len(seen):
+        raise ModelError(f"{device}: only {len(seen)} GPUs are visible ({_VISIBLE}={environment[_VISIBLE]})")
+    return {_VISIBLE: seen[int(number)] if seen else number}
+
+
 CHILD_MODEL = "model"
 
 
@@ -65,13 +78,15 @@ class ChildServer:
     """The process of `command`, which answers on `port`; a thread starts it again when it dies.
 
     `health`: the path that tells whether it is well. On Linux it ends with this process, however that ends. `lost`:
-    it died too often, or cannot be started, and is left.
+    it died too often, or cannot be started, and is left. `environment`: what it finds there beside this process's own.
     """
 
     def __init__(
-        self, command: Sequence[str], port: int, *, health: str = "/health", start_s: float = _START_S
-    ) -> None:
+        self, command: Sequence[str], port: int, *, health: str = "/health", start_s: float = _START_S,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.command = list(command)
+        self.environment = dict(environment or {})
         self.url = f"http://127.0.0.1:{port}"
         self.health = health
         self._starts: list[float] = []
@@ -97,7 +112,7 @@ class ChildServer:
     def _start(self) -> subprocess.Popen[bytes]:
         self._starts.append(time.monotonic())
         try:
-            return self._starter.submit(_begin, self.command).result()
+            return self._starter.submit(_begin, self.command, self.environment).result()
         except OSError as error:
             raise ModelError(f"{self.command[0]} cannot be started ({error.strerror}); install it first") from error
 
@@ -154,11 +169,12 @@ class ChildServer:
         self._process.kill()
 
 
-def _begin(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _begin(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # A session of its own, so that Ctrl-C does not reach it before the open requests are answered. What it runs first
     # is two system calls, which no lock of another thread can hold up.
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_ends_with_parent()  # noqa: PLW1509
+        command, stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | environment,
+        preexec_fn=_ends_with_parent(),  # noqa: PLW1509
     )  # fmt: skip
 
 

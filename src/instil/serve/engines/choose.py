@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -134,9 +135,7 @@ def start(
     if choice.engine == "ctranslate2":
         from instil.serve.engines.ctranslate2_engine import CTranslate2Engine
 
-        return CTranslate2Engine(
-            Path(ref).expanduser(), device=device.partition(":")[0], context=options.context, **common
-        )
+        return CTranslate2Engine(Path(ref).expanduser(), device=device, context=options.context, **common)
     if choice.engine == "llama.cpp":
         from instil.serve.engines.llama_engine import LlamaEngine
 
@@ -150,7 +149,7 @@ def start(
 
         return StepwiseEngine(Path(ref).expanduser(), threads=options.threads, context=options.context)
     if choice.engine == "vllm":
-        return _start_vllm(ref, options, limits, models)
+        return _start_vllm(ref, options, limits, device, models)
     from instil.serve.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(ref, adapter=spec.adapter, device=device, **common)
@@ -165,10 +164,10 @@ def gguf_of(ref: str) -> Path:
     return found[0]
 
 
-def _start_vllm(ref: str, options: EngineOptions, limits: Limits, models: int) -> Engine:
+def _start_vllm(ref: str, options: EngineOptions, limits: Limits, device: str, models: int) -> Engine:
     from instil.models.loading import load_reader
     from instil.models.preflight import positions
-    from instil.serve.engines.child import ChildEngine, ChildServer, free_port, vllm_command
+    from instil.serve.engines.child import ChildEngine, ChildServer, free_port, visible_gpu, vllm_command
 
     draft = _draft(ref, options, "vllm")
     port = free_port()
@@ -177,4 +176,5 @@ def _start_vllm(ref: str, options: EngineOptions, limits: Limits, models: int) -
     command = vllm_command(
         ref, port, context=room, models=models, draft=draft, draft_tokens=options.draft_tokens
     )  # fmt: skip
-    return ChildEngine(ChildServer(command, port), reader.tokenizer, name="vllm", workers=limits.batch, positions=room)
+    server = ChildServer(command, port, environment=visible_gpu(device, os.environ))
+    return ChildEngine(server, reader.tokenizer, name="vllm", workers=limits.batch, positions=room)
