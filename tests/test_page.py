@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from browser import WIDTHS, browser
 from instil.core.errors import DataError
 from instil.evaluate.judgement import Judgements, Pair
 from instil.serve.config import ModelSpec
+from instil.serve.engines.base import Writer
 from instil.serve.jobs import Job
 from instil.serve.page.words import share_alike, word_diff
 from instil.serve.service import Service
@@ -186,6 +188,36 @@ def test_a_person_compares_judges_and_reads(page: Shown, browser: Any, tmp_path:
     open_tab(tab, "Report")
     assert tab.frame_locator("iframe").locator("h1").inner_text() == "The report"
     assert faults == []
+    tab.close()
+
+
+def test_stop_ends_the_writing_and_the_page_goes_on(page: Shown, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models that take their time: 80 tokens of a tenth of a second."""
+    taken: list[int] = []
+    swift = Writer.take
+
+    def slow(self: Writer, token: int) -> bool:
+        time.sleep(0.1)
+        taken.append(token)
+        return swift(self, token)
+
+    monkeypatch.setattr(Writer, "take", slow)
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(page.url)
+    tab.locator("input[type=number]").first.fill("80")
+    tab.locator("textarea").first.fill("one two three")
+    tab.get_by_role("button", name="Write", exact=True).click()
+    tab.wait_for_selector("#side-by-side .caret")
+    tab.get_by_role("button", name="Stop", exact=True).click()
+    # The one that writes is told to end, and the other one's turn does not come.
+    seen = -1
+    while len(taken) > seen:
+        seen = len(taken)
+        time.sleep(1)
+    assert 1 <= len(taken) < 60
+    monkeypatch.undo()
+    tab.get_by_role("button", name="Write", exact=True).click()
+    tab.wait_for_selector("#side-by-side details, #side-by-side .alike")
     tab.close()
 
 
