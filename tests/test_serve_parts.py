@@ -97,6 +97,18 @@ def test_jobs_that_come_together_share_a_batch() -> None:
     thread.join()
 
 
+def test_those_who_come_back_join_those_who_wait_already() -> None:
+    """Or two groups would take turns for ever."""
+    room = WaitingRoom(8, gather_s=0.2)
+    waiting, back = [job(), job()], job()
+    room.put(waiting)
+    time.sleep(0.3)  # The engine was at work until now.
+    timer = threading.Timer(0.05, room.put, [[back]])
+    timer.start()
+    assert room.take(3) == [*waiting, back]
+    timer.join()
+
+
 def test_a_closed_room_lets_nobody_in_and_everybody_out() -> None:
     room = WaitingRoom(2)
     inside = job()

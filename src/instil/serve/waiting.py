@@ -70,11 +70,12 @@ class WaitingRoom:
     def take(self, most: int) -> list[Job]:
         """Up to `most` jobs that may share a batch, the first in line among them; waits for one, and a moment for
         others that are on their way. An empty list: the room is closed and empty."""
+        freed = time.monotonic()
         with self._changed:
             while True:
                 self._drop_expired()
                 if self._heap:
-                    self._gather(most)
+                    self._gather(most, freed)
                     if jobs := self._deal(most):
                         return jobs
                 elif self._closed:
@@ -82,13 +83,14 @@ class WaitingRoom:
                 else:
                     self._changed.wait()
 
-    def _gather(self, most: int) -> None:
-        """Sleeps until enough wait, or none has come for `gather_s`: a batch of one costs nearly what a batch of
-        sixteen costs, and clients whose last batch ended together come back together."""
+    def _gather(self, most: int, freed: float) -> None:
+        """Sleeps until enough wait, or none has come for `gather_s` since the engine was `freed`: a batch of one costs
+        nearly what a batch of sixteen costs, and clients whose last batch ended together come back together. Were they
+        not awaited where others wait already, two groups would take turns for ever."""
         until = time.monotonic() + _LONGEST_GATHERING * self.gather_s
         while len(self._heap) < most and not self._closed:
             now = time.monotonic()
-            left = min(self._arrived + self.gather_s, until) - now
+            left = min(max(self._arrived, freed) + self.gather_s, until) - now
             if left <= 0:
                 return
             self._changed.wait(left)
