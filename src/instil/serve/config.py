@@ -33,7 +33,7 @@ class Limits(Config):
 
     queue: PositiveInt = Field(64, description="Prompts that wait for each model; more are answered 429.")
     batch: PositiveInt = Field(16, description="Prompts that an engine takes at once.")
-    gather_ms: float = Field(4.0, ge=0, le=1000, description="A batch is closed when none has come for so long, since the engine is free.")
+    gather_ms: float = Field(4.0, ge=0, le=1000, description="A batch is closed when none has come for so long.")
     deadline_s: float = Field(60.0, gt=0, description="A prompt that waits longer is answered 504.")
     new_tokens: PositiveInt = Field(1024, description="The most tokens that a request may ask for.")
     prompts: PositiveInt = Field(64, description="The most prompts in one request.")

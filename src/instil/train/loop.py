@@ -8,32 +8,29 @@ micro-batches and processes together. The count is known before the first backwa
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from instil.core.errors import ConfigError, ModelError
+from instil.core.errors import ModelError
 from instil.data.batches import Curriculum, Position, endless_batches
 from instil.data.mixing import Mixture
 from instil.objectives.fused import LossSums
 from instil.train import checkpoint, sharding
-from instil.train.allocator import keep_freed_memory
 from instil.train.config import LoopConfig
+from instil.train.prepare import Running, prepare
 from instil.train.schedule import rate_factor
-from instil.train.state import StepReport, TrainState
+from instil.train.state import StepReport
 
 
 class MicroBatch(Protocol):
@@ -86,16 +83,6 @@ class Task(Protocol):
         """Micro-batches of held-out examples; none when there is nothing to validate on."""
 
 
-@dataclass(slots=True)
-class _Running:
-    accelerator: Accelerator
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    state: TrainState
-    shares: checkpoint.Shares | None
-    """Both once more, where each process holds a share of them."""
-
-
 _Group = tuple[list[MicroBatch], Position]
 
 
@@ -105,7 +92,7 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
     Checkpoints go to `folder / "checkpoint"`; when one is there, training goes on from it. Raises `ModelError` when the
     loss stops being a number.
     """
-    run = _prepare(task, config, folder, seed)
+    run = prepare(task.module, config, folder, seed, alike=task.alike)
     accelerator, state = run.accelerator, run.state
     places = _own_batches(task, config, seed, state.position, accelerator)
     saved_at = time.monotonic()
@@ -118,7 +105,7 @@ def train(task: Task, config: LoopConfig, *, folder: Path, seed: int) -> Iterato
 
 
 def _steps(
-    run: _Running, config: LoopConfig, task: Task, groups: Iterator[_Group], folder: Path, saved_at: float
+    run: Running, config: LoopConfig, task: Task, groups: Iterator[_Group], folder: Path, saved_at: float
 ) -> Iterator[StepReport]:
     accelerator, state = run.accelerator, run.state
     while state.progress(config.budget) < 1:
@@ -156,67 +143,6 @@ def _ahead(groups: Iterator[_Group]) -> Generator[_Group]:
             yield group
 
 
-def _prepare(task: Task, config: LoopConfig, folder: Path, seed: int) -> _Running:
-    keep_freed_memory()
-    set_seed(seed)
-    _require_trackers(config)
-    # Accelerate keeps one precision for the process; a run of several stages may have one for each.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        # Without it, processes on a machine that has no GPU would each train alone.
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=_precision(config),
-        log_with=list(config.trackers) or None,
-        project_dir=str(folder),
-    )
-    if config.trackers and accelerator.is_main_process:
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
-    accelerator.init_trackers("logs")
-    if config.gradient_checkpointing:
-        task.module.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator,union-attr]
-    task.module.train()
-    shared = config.parallel == "fsdp" and accelerator.num_processes > 1
-    if shared:
-        sharding.require_able(accelerator.mixed_precision, alike=task.alike)
-        sharding.share(task.module, accelerator)
-        module, optimizer = task.module, _optimizer(task.module, config)
-    else:
-        module, optimizer = accelerator.prepare(task.module, _optimizer(task.module, config))
-    state = TrainState()
-    shares = (module, optimizer) if shared else None
-    checkpoint.restore(accelerator, folder, state, shares)
-    return _Running(accelerator, module, optimizer, state, shares)
-
-
-def _precision(config: LoopConfig) -> str:
-    if config.precision == "auto":
-        cuda = torch.cuda.is_available()
-        return "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp16" if cuda else "no"
-    if config.precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError("precision is fp16, which needs a GPU, and there is none; set precision: auto")
-    return "no" if config.precision == "fp32" else config.precision
-
-
-def _require_trackers(config: LoopConfig) -> None:
-    """Raises `ConfigError` for a tracker that is not installed; accelerate would leave it out without a word."""
-    for name in config.trackers:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"trackers names {name}, which is not installed; pip install {name}, or leave it out")
-
-
-def _optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # Norms and biases are not decayed, as is the custom since BERT.
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(groups, lr=config.learning_rate)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-
-
 def _own_batches(
     task: Task, config: LoopConfig, seed: int, start: Position, accelerator: Accelerator
 ) -> Iterator[tuple[Position, list[int]]]:
@@ -231,7 +157,7 @@ def _own_batches(
 
 
 def _step(
-    run: _Running, config: LoopConfig, batches: list[MicroBatch], position: Position, started: float
+    run: Running, config: LoopConfig, batches: list[MicroBatch], position: Position, started: float
 ) -> StepReport:
     accelerator, state = run.accelerator, run.state
     factor = rate_factor(state.progress(config.budget), warmup=config.warmup, decay=config.decay)
@@ -289,7 +215,7 @@ def _longest(accelerator: Accelerator, seconds: float) -> float:
     return float(accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max())
 
 
-def _with_validation(report: StepReport, run: _Running, task: Task) -> StepReport:
+def _with_validation(report: StepReport, run: Running, task: Task) -> StepReport:
     total, count = 0.0, 0
     run.module.eval()
     with torch.inference_mode():
