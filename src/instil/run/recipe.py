@@ -99,9 +99,12 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
-    def _examined_task_exists(self) -> Self:
-        if self.evaluate.task not in self.data.tasks:
-            raise ValueError(f"evaluate.task is {self.evaluate.task!r}; choose one of {', '.join(self.data.tasks)}")
+    def _examined_tasks_exist(self) -> Self:
+        known = self.data.tasks
+        if self.evaluate.task not in known:
+            raise ValueError(f"evaluate.task is {self.evaluate.task!r}; choose one of {', '.join(known)}")
+        if unknown := next((each.task for each in self.evaluate.also if each.task not in known), None):
+            raise ValueError(f"evaluate.also has task {unknown!r}; choose one of {', '.join(known)}")
         return self
 
     @model_validator(mode="after")

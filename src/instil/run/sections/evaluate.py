@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -54,44 +57,24 @@ class PromptedConfig(Config):
     prompt: Prompt | None = None
 
 
-class EvaluateConfig(Config):
-    """What is measured: the first `items` of `split` (all when not given), outputs of at most `max_new_tokens` by beam
-    search over `beams`, latency over `latency_items` of them; where there are several tasks, of `task`.
+class Examined(Config):
+    """How a task is examined: on the first `items` of `split` (all when null), by outputs of at most `max_new_tokens`,
+    written by beam search over `beams`.
 
-    `batch_sizes`: throughput is measured at each, with the energy that an answer takes (counted by the processor, told
-    by codecarbon, or estimated from the `watts` that the machine draws) and the price of a million written tokens where
-    the machine costs `usd_per_hour`.
     `metrics`: what the outputs are judged by, beside ROUGE-1, -2 and -L, which always are (docs/metrics.md).
     `answer`: the pattern whose last match in a text, or that match's first group, is its answer, for `accuracy`.
-    `embedder`: the folder of a model on this machine that `embedding_similarity` reads texts with.
     `fidelity_items`: examples whose targets teacher and students read, for their loss, calibration and how near they
-    are to each other; 0 for none. `prompted`: systems without training, for the comparison. `systems`: what else is
-    held beside teacher and students, by name.
+    are to each other; 0 for none.
     """
 
-    task: str = MAIN_TASK
+    task: str
     split: Literal["validation", "test"] = "test"
     items: PositiveInt | None = None
     max_new_tokens: PositiveInt = 128
     beams: PositiveInt = 1
-    batch_size: PositiveInt = 16
-    latency_items: PositiveInt = 30
-    batch_sizes: tuple[PositiveInt, ...] = ()
-    watts: PositiveFloat | None = None
-    usd_per_hour: PositiveFloat | None = None
     metrics: tuple[MetricName, ...] = DEFAULT_METRICS
     answer: str | None = None
-    embedder: str | None = None
     fidelity_items: NonNegativeInt = 50
-    prompted: tuple[PromptedConfig, ...] = ()
-    systems: dict[SystemName, SystemConfig] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [*(each.name for each in self.prompted), *self.systems]
-        if twice := next((name for name in names if names.count(name) > 1 or name in SYSTEMS), None):
-            raise ValueError(f"{twice} is the name of a system that is there already; choose another")
-        return self
 
     @field_validator("answer")
     @classmethod
@@ -102,13 +85,70 @@ class EvaluateConfig(Config):
             raise ValueError(f"is no regular expression: {error}") from None
         return answer
 
+
+class EvaluateConfig(Examined):
+    """What is measured, where there are several tasks, of `task`; latency over `latency_items` of its records.
+
+    `also`: further tasks that are examined, each by fields of its own; those that it leaves out are the section's.
+    `batch_sizes`: throughput is measured at each, with the energy that an answer takes (counted by the processor, told
+    by codecarbon, or estimated from the `watts` that the machine draws) and the price of a million written tokens where
+    the machine costs `usd_per_hour`.
+    `embedder`: the folder of a model on this machine that `embedding_similarity` reads texts with. `prompted`: systems
+    without training, for the comparison. `systems`: what else is held beside teacher and students, by name.
+    """
+
+    task: str = MAIN_TASK
+    batch_size: PositiveInt = 16
+    latency_items: PositiveInt = 30
+    batch_sizes: tuple[PositiveInt, ...] = ()
+    watts: PositiveFloat | None = None
+    usd_per_hour: PositiveFloat | None = None
+    embedder: str | None = None
+    prompted: tuple[PromptedConfig, ...] = ()
+    systems: dict[SystemName, SystemConfig] = Field(default_factory=dict)
+    also: tuple[Examined, ...] = ()
+
+    @field_validator("also")
+    @classmethod
+    def _as_the_section(cls, also: tuple[Examined, ...], info: ValidationInfo) -> tuple[Examined, ...]:
+        """Each with the section's value for what it leaves out, so that a resolved recipe says it too."""
+        section = {name: info.data[name] for name in Examined.model_fields if name in info.data}
+        return tuple(
+            each.model_copy(update={name: section[name] for name in section.keys() - each.model_fields_set})
+            for each in also
+        )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `also` where it says nothing: older recipes keep their fingerprints."""
+        found: dict[str, Any] = dump(self)
+        if not self.also:
+            found.pop("also", None)
+        return found
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> Self:
+        names = [self.task, *(each.task for each in self.also)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"task {twice!r} is examined twice; name each once, in task or in also")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [*(each.name for each in self.prompted), *self.systems]
+        if twice := next((name for name in names if names.count(name) > 1 or name in SYSTEMS), None):
+            raise ValueError(f"{twice} is the name of a system that is there already; choose another")
+        return self
+
     @model_validator(mode="after")
     def _what_metrics_need(self) -> Self:
-        if "accuracy" in self.metrics and self.answer is None:
-            raise ValueError(
-                "accuracy needs a pattern that finds the answer in a text; set answer, for example"
-                r" answer: 'answer is (\S+)', or measure exact_match"
-            )
-        if "embedding_similarity" in self.metrics and self.embedder is None:
-            raise ValueError("embedding_similarity needs a model; set embedder to the folder of one")
+        for each in (self, *self.also):
+            of = "" if each is self else f" for task {each.task!r}"
+            if "accuracy" in each.metrics and each.answer is None:
+                raise ValueError(
+                    f"accuracy{of} needs a pattern that finds the answer in a text; set answer, for example"
+                    r" answer: 'answer is (\S+)', or measure exact_match"
+                )
+            if "embedding_similarity" in each.metrics and self.embedder is None:
+                raise ValueError(f"embedding_similarity{of} needs a model; set embedder to the folder of one")
         return self
