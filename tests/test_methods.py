@@ -20,6 +20,7 @@ from instil.run.stages.teach import encode
 from project import models_folder, project, write_pairs
 
 PAIRS = "source: pairs.jsonl, clean: {near_duplicates: null}"
+TITLES = "name: titles, prefix: 'title: ', test_share: 0.2"
 OWN: dict[str, dict[str, str]] = {
     "step-by-step": {
         "data": f"{{{PAIRS}, also: [{{name: rationale, prefix: 'explain: ', from_teacher: true}}]}}",
@@ -30,7 +31,11 @@ OWN: dict[str, dict[str, str]] = {
         "evaluate.prompted": "[{name: few-shot, of: student, shots: 1}]",
     },
     "synthetic": {"synthetic": "{records: 4, shots: 1, ask: 'New:'}", "limits": "{source: 40, target: 16}"},
-    "multi-task": {"data": f"{{{PAIRS}, also: [{{name: titles, prefix: 'title: '}}], sampling: {{temperature: 2}}}}"},
+    "multi-task": {
+        "data": f"{{{PAIRS}, also: [{{{TITLES}}}], sampling: {{temperature: 2}}}}",
+        "evaluate.items": "4",
+        "evaluate.latency_items": "2",
+    },
 }
 """What single recipes are given instead, because their data are not pairs alone."""
 
@@ -71,6 +76,8 @@ def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
         "evaluate": "{items: 4, max_new_tokens: 6, latency_items: 2}",
         **OWN.get(path.stem, {}),
     }
+    if recipe.evaluate.also:
+        del changes["evaluate"]  # What stands in the recipe is tried.
     if recipe.labels.others:
         changes["labels.others"] = f"[{{store: {labels_of_another(path, changes, tmp_path)}, weight: 0.7}}]"
     options = options_of(changes)
@@ -79,6 +86,10 @@ def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     summary = json.loads(ended.out)
     assert {"teacher", "student", "student_without_teacher"} <= set(summary)
+    for each in recipe.evaluate.also:
+        found = summary["tasks"][each.task]
+        assert {"teacher", "student", "student_without_teacher"} <= set(found)
+        assert set(each.metrics) <= set(found["student"]["metrics"]) != set(summary["student"]["metrics"])
 
 
 def test_every_recipe_has_a_section_on_the_page() -> None:

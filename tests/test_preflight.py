@@ -146,7 +146,23 @@ def test_truncation_and_sizes() -> None:
     assert codes(data_checks.truncation(Truncation(100, 11, 3))) == ["warn sources-cut", "warn targets-cut"]
     assert data_checks.truncation(Truncation(100, 10, 2)) == [] == data_checks.truncation(Truncation())
     splits = {"train": _records(99), "validation": [], "test": _records(3)}
-    assert codes(data_checks.sizes(splits, "test")) == ["warn validation-empty", "warn records-few"]
+    test, further = data_checks.Examination("test"), data_checks.Examination("test", task="titles")
+    assert codes(data_checks.sizes(splits, [test])) == ["warn validation-empty", "warn records-few"]
+    (told,) = (each for each in data_checks.sizes(splits, [test, further]) if each.grade == "fail")
+    assert str(told).startswith(
+        "there is no test record of task 'titles' to examine the students on; set its test_share"
+    )
+    assert "data.test_share" in str(data_checks.not_held_out({**splits, "test": []}, "test"))
+
+
+def test_a_further_task_whose_examination_is_of_another_kind_is_named() -> None:
+    texts = ["hotel room price", "laptop screen price"]
+    sources = [Record(str(n), f"{texts[n >= 60]} {n}", ("x",), "titles") for n in range(200)]
+    mains = [Record(str(n), f"{texts[n % 2]} {n}", ("x",)) for n in range(200)]
+    splits = {"train": [], "validation": [], "test": [*mains, *sources]}
+    examined = [data_checks.Examination("test", 60), data_checks.Examination("test", 60, "titles")]
+    (told,) = data_checks.sorted_records(splits, Account({}, ()), examined)
+    assert told.what == "the 60 test records of the examination of task 'titles' are unlike the others"
 
 
 def test_only_t5s_from_nothing_need_adafactor() -> None:

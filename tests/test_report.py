@@ -22,6 +22,7 @@ from instil.evaluate.results import Comparison, SystemResult
 from instil.run.report import axes, charts, verdict
 from instil.run.report.markup import Markup, element
 from instil.run.report.report import terminal_table, write_report
+from instil.run.report.tasks import task_table
 from instil.run.report.verdict import number
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\" \x00\ud800"
@@ -349,6 +350,34 @@ def test_terminal_table_fits_80_columns() -> None:
         SIGNATURE[:20],
     ):
         assert part in text, part
+
+
+def test_a_further_task_fits_80_columns_and_tells_quality_alone() -> None:
+    console = Console(width=80, file=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(task_table("titles", a_comparison()))
+    lines = capture.get().splitlines()
+    student = a_comparison()["student"]
+    assert max(map(len, lines)) <= 80 and "Task titles" in capture.get()
+    assert student.difference is not None and student.p_value is not None
+    row = next(line for line in lines if line.startswith("student "))
+    assert number(student.difference.value, signed=True) in row and row.rstrip().endswith(f"{student.p_value:.3f}")
+    assert "134.5M" not in capture.get() and "1.78" not in row
+
+
+def test_each_further_task_has_a_section_after_the_main_ones(tmp_path: Path) -> None:
+    bleu = Score(value=21.5, low=20, high=23, n=120, unit="%", better="higher", signature="nrefs:1")
+    systems = tuple(one.model_copy(update={"metrics": {"bleu": bleu}}) for one in a_comparison().systems)
+    further = {"titles": a_comparison(31.0, systems=systems, remarks=(f"a remark {EVIL}",)), "why": a_comparison()}
+    text = a_report(tmp_path, further=further)
+    for task in further:
+        assert f'href="#task-{task}"' in text and text.count(f'id="task-{task}"') == 1
+    titles = text[text.index('id="task-titles"') : text.index('id="task-why"')]
+    assert text.index("Side by side") < text.index('id="task-titles"') < text.index("How it was made")
+    assert "bleu, % ↑" in titles and "21.5" in titles and "a remark" in titles and "<script" not in titles
+    assert "against student without teacher" in titles and "Drawn at random" in titles
+    assert "times" not in titles and "of its parameters" not in titles, "what it costs stands on top"
+    assert "task-" not in a_report(tmp_path)
 
 
 def test_a_refusing_disk_is_one_clear_line(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ Of many records the first few thousand are looked at; the checks of single texts
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from instil.core.problems import Problem, fail, graded, warn
@@ -71,16 +73,30 @@ def _first_problem(origin: Origin, config: Places) -> Problem | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """The students are examined on the first `items` records of `task` in `split`, all where it is None."""
+
+    split: SplitName
+    items: int | None = None
+    task: str = MAIN_TASK
+
+    def __str__(self) -> str:
+        return f"{self.split} records of the examination{_of(self.task)}"
+
+
+def _of(task: str) -> str:
+    return "" if task == MAIN_TASK else f" of task {task!r}"
+
+
 def records_problems(
-    splits: Splits, account: Account, config: DataConfig, *, examined: SplitName, items: int | None = None,
-    task: str = MAIN_TASK,
-) -> list[Problem]:  # fmt: skip
-    """What the records are like that are left after cleaning, and what cleaning took away. `examined`: the split that
-    the students are examined on, `items`: on how many of its records of `task`."""
+    splits: Splits, account: Account, config: DataConfig, *, examined: Sequence[Examination]
+) -> list[Problem]:
+    """What the records are like that are left after cleaning, and what cleaning took away."""
     train = splits["train"][:LOOKED_AT]
     return [
         *sizes(splits, examined),
-        *sorted_records([record for record in splits[examined] if record.task == task], account, examined, items),
+        *sorted_records(splits, account, examined),
         *duplicates(account.splits["train"], train),
         *leakage(splits, account.splits["train"], config),
         *empty_targets(account.splits["train"]),
@@ -88,13 +104,21 @@ def records_problems(
     ]
 
 
-def sizes(splits: Splits, examined: SplitName) -> list[Problem]:
+def not_held_out(splits: Splits, split: SplitName, task: str = MAIN_TASK) -> Problem | None:
+    """What to say where `split` has no record of `task` to examine anybody on. A further task cuts none unless told."""
+    if any(record.task == task for record in splits[split]):
+        return None
+    remedy = f"raise data.{split}_share, or name records with data.{split}"
+    if task != MAIN_TASK:
+        remedy = f"set its {split}_share in data.also, or name records with its {split}"
+    return fail("examination-empty", f"there is no {split} record{_of(task)} to examine the students on", remedy)
+
+
+def sizes(splits: Splits, examined: Sequence[Examination]) -> list[Problem]:
     """Splits that are too small for what they are there for."""
-    found = []
-    if not splits[examined]:
-        remedy = f"raise data.{examined}_share, or name records with data.{examined}"
-        found.append(fail("examination-empty", f"there is no {examined} record to examine the students on", remedy))
-    elif not splits["validation"]:
+    missing = (not_held_out(splits, each.split, each.task) for each in examined)
+    found = [problem for problem in missing if problem]
+    if not splits["validation"] and all(splits[each.split] for each in examined):
         remedy = "raise data.validation_share, or name records with data.validation"
         found.append(warn("validation-empty", "there are no validation records to compare the models on", remedy))
     if (count := len(splits["train"])) < _FEW:
@@ -103,11 +127,13 @@ def sizes(splits: Splits, examined: SplitName) -> list[Problem]:
     return found
 
 
-def sorted_records(held_out: list[Record], account: Account, examined: SplitName, items: int | None) -> list[Problem]:
+def sorted_records(splits: Splits, account: Account, examined: Sequence[Examination]) -> list[Problem]:
     """Beginnings of a split, taken for the whole, that are of another kind than the rest."""
     told = {f"the first {each.kept:,} {name} records": each.one_sided for name, each in account.splits.items()}
-    if items is not None:
-        told[f"the {items:,} {examined} records of the examination"] = one_sided(held_out[:items], held_out[items:])
+    for each in examined:
+        held_out = [record for record in splits[each.split] if record.task == each.task]
+        if each.items is not None:
+            told[f"the {each.items:,} {each}"] = one_sided(held_out[: each.items], held_out[each.items :])
     remedy = "set data.order: mixed"
     return [
         warn("records-sorted", f"{which} are unlike the others", remedy, evidence=evidence)

@@ -115,8 +115,8 @@ class Comparison(BaseModel):
 
 _OF_THE_STUDENT = ("retention", "speedup", "difference", "p_value")
 _HOW = ("n", "signature", "seed", "resamples", "max_new_tokens", "batch_size", "remarks")
-RESERVED = frozenset({*_OF_THE_STUDENT, *_HOW, "compared"})
-"""Keys of `Comparison.summary()` that no system may be called."""
+RESERVED = frozenset({*_OF_THE_STUDENT, *_HOW, "compared", "tasks"})
+"""Keys of `Comparison.summary()`, and what a run adds for further tasks, that no system may be called."""
 
 
 def _rounded(value: Any) -> Any:

@@ -54,29 +54,35 @@ def student_card(
 RESULTS = "## Results"
 
 
-def with_results(card: str, comparison: Comparison, data: str) -> str:
-    """`card` with what its model was measured to be: in words and a table, and in the front matter for hubs. Results
-    that stand in it already are replaced."""
+def with_results(
+    card: str, comparison: Comparison, data: str, further: Mapping[str, tuple[Comparison, str]] | None = None
+) -> str:
+    """`card` with what its model was measured to be on `data`, and on those of each `further` task: in words and
+    tables, and in the front matter for hubs. Results that stand in it already are replaced."""
+    tasks = further or {}
     _, front, text = card.split("---\n", 2)
     head = yaml.safe_load(front)
-    head["model-index"] = [_index(head, text, comparison, _public(data))]
+    found = [_result(head, comparison, _public(data))]
+    found += [_result(head, each, _public(place), task) for task, (each, place) in tasks.items()]
+    name = next(line for line in text.splitlines() if line.startswith("# ")).removeprefix("# ")
+    head["model-index"] = [{"name": name, "results": found}]
     before, _, rest = text.partition(RESULTS)
     after = rest[rest.index("## Use") :] if rest else before[before.index("## Use") :]
     before = before if rest else before[: before.index("## Use")]
-    results = f"{RESULTS}\n\n{markdown(comparison)}\n"
+    results = f"{RESULTS}\n\n{markdown(comparison, {task: each for task, (each, _) in tasks.items()})}\n"
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n{before}{results}{after}"
 
 
-def _index(head: Mapping[str, Any], text: str, comparison: Comparison, data: str) -> dict[str, Any]:
+def _result(head: Mapping[str, Any], comparison: Comparison, data: str, task: str = "") -> dict[str, Any]:
     """The metrics as the hub's model cards have them."""
-    name = next(line for line in text.splitlines() if line.startswith("# ")).removeprefix("# ")
     student = comparison[comparison.student or ""]
     metrics = [
         {"type": "rouge", "name": f"ROUGE-{kind}", "value": round(getattr(student, f"rouge{kind}").value, 2)}
         for kind in ("1", "2", "L")
     ]
-    task = {"type": head.get("pipeline_tag", "text2text-generation")}
-    return {"name": name, "results": [{"task": task, "dataset": {"type": data, "name": data}, "metrics": metrics}]}
+    kind = {"type": head.get("pipeline_tag", "text2text-generation")}
+    dataset = {"type": data, "name": data} | ({"config": task} if task else {})
+    return {"task": kind, "dataset": dataset, "metrics": metrics}
 
 
 _SUMMARY = "A small model distilled from a large one with instil. It is a plain transformers model."

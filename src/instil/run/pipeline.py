@@ -36,6 +36,7 @@ from instil.run.stages.evaluate import (
     WITHOUT_TEACHER,
     read_comparison,
     run_evaluate,
+    summary_of,
     systems_of,
 )  # fmt: skip
 from instil.run.stages.label import Labels, run_labels, write_part
@@ -133,6 +134,11 @@ class Pipeline:
         """The comparison of all systems."""
         return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, self.asked)
 
+    @cached_property
+    def further(self) -> dict[str, Comparison]:
+        """The comparisons of the further tasks, by task."""
+        return {each.task: read_comparison(self.evaluation, each.task) for each in self.recipe.evaluate.also}
+
     @property
     def asked(self) -> Artifact | None:
         """The student before it learns, where the comparison wants its answers too."""
@@ -162,21 +168,23 @@ class Pipeline:
         publish.write_text(self.root / SUMMARY_NAME, summary + "\n")
         self._tell_card(comparison)
         report.write_report(
-            self.root, title=self.recipe.name, comparison=comparison, curves=self._curves(), facts=self._facts(),
-            next_command=next_command,
+            self.root, title=self.recipe.name, comparison=comparison, further=self.further, curves=self._curves(),
+            facts=self._facts(), next_command=next_command,
         )  # fmt: skip
         return comparison, place
 
     def summary(self, comparison: Comparison) -> dict[str, Any]:
         """What `summary.json` holds: the comparison in numbers, and the folders that it came from."""
-        return comparison.summary() | {"recipe": self.recipe.name, "stages": self._stage_folders()}
+        return summary_of(comparison, self.further) | {"recipe": self.recipe.name, "stages": self._stage_folders()}
 
     def _tell_card(self, comparison: Comparison) -> None:
         """The student's card says what the student was measured to be. It is no part of the model's fingerprint."""
         if comparison.student in self.students:
             card = self.students[comparison.student].folder / MODEL_NAME / CARD_NAME
-            data = self.recipe.data.source or self.recipe.data.train or ""
-            publish.write_text(card, with_results(card.read_text(encoding="utf8"), comparison, data))
+            places = {name: task.source or task.train or "" for name, task in self.recipe.data.tasks.items()}
+            further = {name: (found, places[name]) for name, found in self.further.items()}
+            place = places[self.recipe.evaluate.task]
+            publish.write_text(card, with_results(card.read_text(encoding="utf8"), comparison, place, further))
 
     def _artifacts(self) -> dict[str, Artifact]:
         found: dict[str, Artifact | None] = {"data": self.data.artifact, "teach": self.teacher.artifact}

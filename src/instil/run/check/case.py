@@ -122,7 +122,8 @@ class Case:
         recipe, (examples, _) = self.recipe, self.encoded
         longest = max((len(example.target_ids) for example in examples), default=0)
         by_teacher = recipe.limits.target if recipe.labels.targets == "teacher" else 0
-        written = max(recipe.evaluate.max_new_tokens, by_teacher)
+        section = recipe.evaluate
+        written = max(by_teacher, *(each.max_new_tokens for each in (section, *section.also)))
         readers = {"teacher": self.teacher_reader, "student": self.student_reader}
         return [
             problem

@@ -83,9 +83,8 @@ def data(case: Case) -> Iterator[Problem]:
         yield from (problem for problem in found if problem not in case.broken["data"] and problem.grade == "fail")
         return
     section = case.recipe.evaluate
-    yield from data_checks.records_problems(
-        *case.data, case.recipe.data, examined=section.split, items=section.items, task=section.task
-    )
+    examined = [data_checks.Examination(each.split, each.items, each.task) for each in (section, *section.also)]
+    yield from data_checks.records_problems(*case.data, case.recipe.data, examined=examined)
     yield from data_checks.truncation(case.encoded[1])
 
 

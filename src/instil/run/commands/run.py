@@ -72,6 +72,7 @@ def _show(pipeline: Pipeline, md: bool, as_json: bool, next_command: str) -> Non
     from instil.core import console
     from instil.run.report import report
     from instil.run.report.metric_table import metric_table
+    from instil.run.report.tasks import terminal_tables
 
     comparison, place = pipeline.publish(next_command)
     if as_json:
@@ -80,13 +81,16 @@ def _show(pipeline: Pipeline, md: bool, as_json: bool, next_command: str) -> Non
     if md:
         from instil.run.report.markdown import markdown
 
-        print(markdown(comparison), end="")
+        print(markdown(comparison, pipeline.further), end="")
         return
     from rich.console import Console
 
     Console().print(report.terminal_table(comparison))
     if (table := metric_table(comparison)) is not None:
         Console().print(table)
-    for remark in comparison.remarks:
+    for each in terminal_tables(pipeline.further):
+        Console().print(each)
+    further = (f"{task}: {remark}" for task, found in pipeline.further.items() for remark in found.remarks)
+    for remark in (*comparison.remarks, *further):
         console.say(f"note: {remark}")
     print(f"Report: {place}\nNext, for your own data: {next_command}")

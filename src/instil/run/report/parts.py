@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 _SOURCE_SHOWN = 320
 _NONE = "–"
-_MAIN_HEADS = (
-    "system", "ROUGE-1", "ROUGE-2", "ROUGE-L", "95% interval",
-    "kept of teacher", "p50, ms", "speed-up", "parameters", "MB",
-)  # fmt: skip
+_QUALITY_HEADS = ("system", "ROUGE-1", "ROUGE-2", "ROUGE-L", "95% interval", "kept of teacher")
+_COST_HEADS = ("p50, ms", "speed-up", "parameters", "MB")
 GROUPS = {
     "drawn": ("Drawn at random", "A fair look: nobody chose these."),
     "worst": ("Worst", "Where the student’s ROUGE-L is lowest."),
@@ -53,32 +51,50 @@ def _figure(one: Figure) -> Markup:
 
 def main_table(comparison: Comparison) -> Markup:
     """Quality and cost, a system a row; ROUGE-L with its interval in words and drawn."""
+    scale = _scale(comparison)
+    rows = [(one, [*_quality_cells(comparison, one, scale), *_cost_cells(one)]) for one in reading_order(comparison)]
+    return systems_table(comparison, "Quality and cost of each system", (*_QUALITY_HEADS, *_COST_HEADS), rows)
+
+
+def quality_table(comparison: Comparison, caption: str) -> Markup:
+    """Quality alone, a system a row, with its difference to the one that all are held against."""
+    scale = _scale(comparison)
+    rows = [(one, [*_quality_cells(comparison, one, scale), gap_cell(one)]) for one in reading_order(comparison)]
+    return systems_table(comparison, caption, (*_QUALITY_HEADS, _against(comparison)), rows)
+
+
+def _scale(comparison: Comparison) -> tuple[float, float]:
+    """What the drawn intervals of ROUGE-L reach from and to."""
     ends = [end for one in comparison.systems for end in (one.rougeL.low, one.rougeL.high)]
-    scale = (min(ends), max(ends)) if min(ends) < max(ends) else (min(ends) - 1, max(ends) + 1)
-    rows = [(one, _main_cells(comparison, one, scale)) for one in reading_order(comparison)]
-    return _table(comparison, "Quality and cost of each system", _MAIN_HEADS, rows)
+    return (min(ends), max(ends)) if min(ends) < max(ends) else (min(ends) - 1, max(ends) + 1)
 
 
-def _main_cells(comparison: Comparison, one: SystemResult, scale: tuple[float, float]) -> list[Markup]:
+def _quality_cells(comparison: Comparison, one: SystemResult, scale: tuple[float, float]) -> list[Markup]:
     drawn = whisker(one.rougeL.low, one.rougeL.value, one.rougeL.high, scale=scale, role=role_of(comparison, one.name))
-    kept, speed, p50 = one.retention, one.speedup, one.latency.p50 if one.latency else None
+    kept = one.retention
     return [
-        _cell(number(one.rouge1.value)),
-        _cell(number(one.rouge2.value)),
-        _cell(number(one.rougeL.value), span(one.rougeL)),
+        cell(number(one.rouge1.value)),
+        cell(number(one.rouge2.value)),
+        cell(number(one.rougeL.value), span(one.rougeL)),
         element("td", drawn, class_="drawn"),
-        _cell(f"{number(100 * kept.value)}%", f"{span(kept, times=100)}%") if kept else _cell(_NONE),
-        _cell(milliseconds(p50.value), f"{milliseconds(p50.low)} to {milliseconds(p50.high)}") if p50 else _cell(_NONE),
-        _speed_cell(one, speed),
-        _cell(units.count(one.parameters) if one.parameters else _NONE),
-        _cell(number(one.bytes / 1e6) if one.parameters else _NONE),
+        cell(f"{number(100 * kept.value)}%", f"{span(kept, times=100)}%") if kept else cell(_NONE),
+    ]
+
+
+def _cost_cells(one: SystemResult) -> list[Markup]:
+    p50 = one.latency.p50 if one.latency else None
+    return [
+        cell(milliseconds(p50.value), f"{milliseconds(p50.low)} to {milliseconds(p50.high)}") if p50 else cell(_NONE),
+        _speed_cell(one, one.speedup),
+        cell(units.count(one.parameters) if one.parameters else _NONE),
+        cell(number(one.bytes / 1e6) if one.parameters else _NONE),
     ]
 
 
 def _speed_cell(one: SystemResult, speed: Interval | None) -> Markup:
     if speed is None or not one.parameters:
-        return _cell(_NONE)
-    return _cell(f"{number(speed.value, 2)}×", span(speed, digits=2))
+        return cell(_NONE)
+    return cell(f"{number(speed.value, 2)}×", span(speed, digits=2))
 
 
 def milliseconds(value: float) -> str:
@@ -88,53 +104,67 @@ def milliseconds(value: float) -> str:
 
 def more_numbers(comparison: Comparison) -> Markup:
     """What the main table leaves out, folded away."""
-    against = f"against {spoken(comparison.against)}" if comparison.against else "difference"
     costs = ("p95, ms", "items a second", "peak memory", "words an output", "empty outputs")
-    heads = ("system", "ROUGE-1", "ROUGE-2", against, *costs)
+    heads = ("system", "ROUGE-1", "ROUGE-2", _against(comparison), *costs)
     rows = [(one, _more_cells(one)) for one in reading_order(comparison)]
-    table = _table(comparison, "Further numbers of each system", heads, rows)
+    table = systems_table(comparison, "Further numbers of each system", heads, rows)
     return element("details", element("summary", "More numbers"), table, class_="more")
 
 
-def metrics(comparison: Comparison) -> Markup | None:
-    """All metrics beside ROUGE-1, -2 and -L, folded away: a system a row. None where there are no others."""
+def _against(comparison: Comparison) -> str:
+    return f"against {spoken(comparison.against)}" if comparison.against else "difference"
+
+
+def metrics(comparison: Comparison, *, unfolded: bool = False) -> Markup | None:
+    """All metrics beside ROUGE-1, -2 and -L, folded away unless told otherwise: a system a row. None where there are no
+    others."""
     names = further(comparison)
     if not names:
         return None
     rows = [
-        (one, [_cell(*said(one.metrics[name])) if name in one.metrics else _cell(_NONE) for name in names])
+        (one, [cell(*said(one.metrics[name])) if name in one.metrics else cell(_NONE) for name in names])
         for one in reading_order(comparison)
     ]
     heads = ("system", *(headed(comparison, name) for name in names))
     note = f"* differs from “{spoken(comparison.against)}”: p < 0.05 after Holm. " if comparison.against else ""
     note += "↑ higher is better, ↓ lower. Signatures stand in summary.json."
-    table = _table(comparison, "Further metrics of each system", heads, rows)
+    table = systems_table(comparison, "Further metrics of each system", heads, rows)
     summary = element("summary", "More metrics")
-    return element("details", summary, table, element("p", note, class_="note"), class_="more")
+    shown = element("p", note, class_="note")
+    return element("details", summary, table, shown, class_="more", open=unfolded)
 
 
 def _more_cells(one: SystemResult) -> list[Markup]:
-    gap, p95 = one.difference, one.latency.p95 if one.latency else None
-    sure = p_words(one.p_value) if one.p_value is not None else ""
+    p95 = one.latency.p95 if one.latency else None
     return [
-        _cell(number(one.rouge1.value), span(one.rouge1)),
-        _cell(number(one.rouge2.value), span(one.rouge2)),
-        _cell(number(gap.value, signed=True), f"{span(gap, signed=True)}, {sure}") if gap else _cell(_NONE),
-        _cell(milliseconds(p95.value), f"{milliseconds(p95.low)} to {milliseconds(p95.high)}") if p95 else _cell(_NONE),
-        _cell(f"{one.throughput:,.1f}" if one.throughput and one.parameters else _NONE),
-        _cell(units.size(one.peak_memory_bytes) if one.peak_memory_bytes and one.parameters else _NONE),
-        _cell(number(one.output_words)),
-        _cell(f"{one.empty_outputs}"),
+        cell(number(one.rouge1.value), span(one.rouge1)),
+        cell(number(one.rouge2.value), span(one.rouge2)),
+        gap_cell(one),
+        cell(milliseconds(p95.value), f"{milliseconds(p95.low)} to {milliseconds(p95.high)}") if p95 else cell(_NONE),
+        cell(f"{one.throughput:,.1f}" if one.throughput and one.parameters else _NONE),
+        cell(units.size(one.peak_memory_bytes) if one.peak_memory_bytes and one.parameters else _NONE),
+        cell(number(one.output_words)),
+        cell(f"{one.empty_outputs}"),
     ]
 
 
-def _cell(value: str, beneath: str = "") -> Markup:
+def gap_cell(one: SystemResult) -> Markup:
+    """The difference to the system that all are held against, with its interval and how sure it is."""
+    if (gap := one.difference) is None:
+        return cell(_NONE)
+    sure = p_words(one.p_value) if one.p_value is not None else ""
+    return cell(number(gap.value, signed=True), f"{span(gap, signed=True)}, {sure}")
+
+
+def cell(value: str, beneath: str = "") -> Markup:
+    """A cell of a table: a value, and what stands small beneath it."""
     return element("td", value, element("small", beneath) if beneath else None)
 
 
-def _table(
+def systems_table(
     comparison: Comparison, caption: str, heads: Sequence[str], rows: Sequence[tuple[SystemResult, list[Markup]]]
 ) -> Markup:
+    """A table with a system a row, each behind its name and mark."""
     head = element("tr", [element("th", words, scope="col") for words in heads])
     body = [
         element("tr", _row_head(comparison, one.name), cells, class_=role_of(comparison, one.name))
@@ -155,19 +185,19 @@ def key_mark(comparison: Comparison, name: str) -> Markup:
     return element("svg", drawn, viewBox="0 0 12 12", class_="key", aria_hidden="true")
 
 
-def samples(comparison: Comparison) -> Markup | None:
-    """What the systems wrote, in groups; the random and the worst are open. None where no examples were kept."""
+def samples(comparison: Comparison, unfolded: Sequence[str] = ("drawn", "worst")) -> Markup | None:
+    """What the systems wrote, in groups, some of them `unfolded`. None where no examples were kept."""
     groups = [(name, getattr(comparison.examples, name)) for name in GROUPS]
-    parts = [_group(comparison, name, chosen) for name, chosen in groups if chosen]
+    parts = [_group(comparison, name, chosen, name in unfolded) for name, chosen in groups if chosen]
     return joined(parts) if parts else None
 
 
-def _group(comparison: Comparison, name: str, chosen: Sequence[Example]) -> Markup:
+def _group(comparison: Comparison, name: str, chosen: Sequence[Example], unfolded: bool) -> Markup:
     title, why = GROUPS[name]
     why = f"{why} {len(chosen)} of {comparison.n:,} items."
     summary = element("summary", element("h3", title), element("span", why))
     cards = [_card(comparison, example, compared=name in ("worst", "behind")) for example in chosen]
-    return element("details", summary, cards, class_="group", open=name in ("drawn", "worst"))
+    return element("details", summary, cards, class_="group", open=unfolded)
 
 
 def _card(comparison: Comparison, example: Example, *, compared: bool) -> Markup:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instil.core import publish, units
-from instil.run.report import charts, slice_charts
+from instil.run.report import charts, slice_charts, tasks
 from instil.run.report import parts as report_parts
 from instil.run.report.markup import Child, Markup, element
 from instil.run.report.parts import milliseconds
@@ -33,20 +33,23 @@ def write_report(
     curves: charts.Curves,
     facts: Sequence[tuple[str, str]],
     next_command: str,
+    further: Mapping[str, Comparison] | None = None,
 ) -> Path:
     """Write `folder/report.html` in one step and return its path.
 
     `curves`: by run, usually named like a system, its history: a mapping a step with `elapsed_s`, `hard` (nats a
     token) and perhaps `validation_loss`. `facts`: names and values on how it was made; what `comparison` knows is
-    added. `next_command`: what to type next. All text is escaped. Raises `StorageError` when the disk refuses.
+    added. `next_command`: what to type next. `further`: comparisons of further tasks, by task. All text is escaped.
+    Raises `StorageError` when the disk refuses.
     """
     body = element(
         "main",
-        _opening(title, comparison),
+        _opening(title, comparison, further or {}),
         _table_section(comparison),
         _charts_section(comparison, curves),
         _slices_section(comparison),
         _samples_section(comparison),
+        [tasks.task_section(task, found) for task, found in (further or {}).items()],
         _facts_section(comparison, facts),
         _next_section(next_command),
     )
@@ -69,7 +72,7 @@ def page(title: str, body: Markup) -> str:
     return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
 
 
-def _opening(title: str, comparison: Comparison) -> Markup:
+def _opening(title: str, comparison: Comparison, further: Mapping[str, Comparison]) -> Markup:
     first, *others = headline(comparison)
     shown = key_figures(comparison)
     note = f"{comparison.n:,} test items. Ranges are 95% intervals; “within chance” means that they cannot tell."
@@ -80,6 +83,7 @@ def _opening(title: str, comparison: Comparison) -> Markup:
         [element("p", sentence, class_="lead") for sentence in others],
         report_parts.figures(shown) if shown else None,
         element("p", note, class_="note"),
+        tasks.contents(further),
     )
 
 

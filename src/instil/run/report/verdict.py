@@ -57,28 +57,27 @@ def difference_tone(one: SystemResult) -> Tone:
     return "gained" if gap.value > 0 else "lost"
 
 
-def headline(comparison: Comparison) -> list[str]:
-    """The result in one sentence, then what qualifies it, a sentence each."""
+def headline(comparison: Comparison, *, cost: bool = True) -> list[str]:
+    """The result in one sentence, then what qualifies it, a sentence each; `cost`: also what it saves."""
     if comparison.student is None:
         return [f"{len(comparison.systems)} systems on {comparison.n:,} test items; none is named the student."]
     student = comparison[comparison.student]
     sentences = (
-        _kept(comparison, student),
+        _kept(comparison, student, cost),
         _against(comparison, student),
         _above_baselines(comparison, student),
     )
     return [sentence for sentence in sentences if sentence]
 
 
-def _kept(comparison: Comparison, student: SystemResult) -> str:
+def _kept(comparison: Comparison, student: SystemResult, cost: bool) -> str:
     if comparison.teacher is None or student.retention is None:
         return f"The student reaches a ROUGE-L of {number(student.rougeL.value)} ({span(student.rougeL)})."
     teacher, kept = comparison[comparison.teacher], student.retention
     verb = "exceeds its teacher: it has" if kept.low > 1 else "keeps"
     parts = [
         f"The student {verb} {number(100 * kept.value)}% ({span(kept, times=100)}%) of the teacher’s ROUGE-L",
-        _speed(student.speedup),
-        _size(student, teacher),
+        *([_speed(student.speedup), _size(student, teacher)] if cost else []),
     ]
     return f"{_enumerated([part for part in parts if part])}."
 

@@ -32,6 +32,7 @@ from instil.run.stages.distil import distil_task
 from instil.run.stages.label import Labels
 from instil.run.stages.reading import Reading, reading_of
 from instil.run.stages.student import cut_student
+from instil.run.stages.tasks import examined_records
 from instil.run.stages.teach import Teacher, encode, generator_of
 from instil.run.stages.tokens import trimmed
 from instil.train.config import Budget
@@ -155,7 +156,7 @@ class Bench:
     def _paces(self) -> list[Paced]:
         """What `instil evaluate` times, from the longest to the shortest output."""
         section = self.recipe.evaluate
-        records = self.data.splits[section.split][: section.items]
+        records = examined_records(self.data.splits, section)
         sources = [records[n].source for n in spread(len(records), section.latency_items, seed=self.recipe.seed)]
         writer, reads = generator_of(self.recipe, self.teacher, beams=section.beams), self.teacher.reads
         texts = writer.generate(sources, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size)

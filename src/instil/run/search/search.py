@@ -46,7 +46,9 @@ def run_search(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, lab
     student = kept_layers(recipe.student, teacher) if recipe.student else None
     recipe = recipe.model_copy(update={"student": student})
     settings = {
-        name: getattr(recipe, name).model_dump(mode="json") for name in ("prompt", "limits", "distil", "evaluate")
+        # A search goes by the main task alone.
+        name: getattr(recipe, name).model_dump(mode="json", exclude={"also"})
+        for name in ("prompt", "limits", "distil", "evaluate")
     }
     settings["student"] = student.model_dump(mode="json") if student else None
     bench = Bench(recipe, data, teacher, labels, wish)

@@ -142,7 +142,8 @@ class EvaluateConfig(Examined):
 
     @model_validator(mode="after")
     def _what_metrics_need(self) -> Self:
-        for each in (self, *self.also):
+        tasks: tuple[Examined, ...] = (self, *self.also)
+        for each in tasks:
             of = "" if each is self else f" for task {each.task!r}"
             if "accuracy" in each.metrics and each.answer is None:
                 raise ValueError(

@@ -21,13 +21,13 @@ WAYS_NAME = "ways.json"
 
 
 def run_compare(plan: Plan) -> Artifact:
-    """The artifact with `ways.json`, and the `comparison.json` and outputs that it is drawn from."""
+    """The artifact with `ways.json`, and the `comparison.json` and outputs that it is drawn from: of the main task."""
     plan.train()
     pipeline = plan.first
     inputs = {run.name: run.student.fingerprint for run in plan.runs}
     inputs |= {TEACHER: pipeline.teacher.fingerprint, "data": pipeline.data.fingerprint}
     config = plan.config.model_dump(mode="json", include={"against", "usd_per_hour"})
-    config |= {"evaluate": pipeline.recipe.evaluate.model_dump(mode="json")}
+    config |= {"evaluate": pipeline.recipe.evaluate.model_dump(mode="json", exclude={"also"})}
     return pipeline.shop.stage("compare", lambda folder: _compare(plan, folder), inputs=inputs, config=config)
 
 

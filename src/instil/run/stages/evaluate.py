@@ -1,4 +1,8 @@
-"""Stage `evaluate`: teacher, student, the student without a teacher and the trivial baselines over the same records."""
+"""Stage `evaluate`: teacher, student, the student without a teacher and the trivial baselines over the same records.
+
+comparison.json, outputs/                what was found for the main task
+tasks/<task>/comparison.json, outputs/   the same for each of `evaluate.also`
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,14 @@ from instil.run.stages.data import Data
 from instil.run.stages.further import further_inputs, further_systems
 from instil.run.stages.made_models import load_made
 from instil.run.stages.prompted import prompted_systems
-from instil.run.stages.tasks import records_of
+from instil.run.stages.tasks import examined_records, not_taught, recipes_by_task, records_of
 from instil.run.stages.teach import Teacher, generator_of
 
 TEACHER, STUDENT, WITHOUT_TEACHER = "teacher", "student", "student_without_teacher"
 COMPRESSED = "student_compressed"
 COMPARISON_NAME = "comparison.json"
 OUTPUTS_NAME = "outputs"
+TASKS_NAME = "tasks"
 
 
 def run_evaluate(
@@ -54,13 +59,30 @@ def run_evaluate(
     )
 
 
-def read_comparison(artifact: Artifact) -> Comparison:
-    """What the stage found."""
-    path = artifact.folder / COMPARISON_NAME
+def read_comparison(artifact: Artifact, task: str | None = None) -> Comparison:
+    """What the stage found for the main task, or for one of `evaluate.also`."""
+    place = _place(artifact.folder, task)
+    if (found := _found(place)) is None:
+        what = f"{place / COMPARISON_NAME}: damaged"
+        raise StorageError(f"{what}; delete {artifact.folder} and run the same command again")
+    return found
+
+
+def _found(folder: Path) -> Comparison | None:
     try:
-        return Comparison.model_validate_json(path.read_text(encoding="utf8"))
-    except (ValueError, FileNotFoundError) as error:
-        raise StorageError(f"{path}: damaged; delete {artifact.folder} and run the same command again") from error
+        return Comparison.model_validate_json((folder / COMPARISON_NAME).read_text(encoding="utf8"))
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+def summary_of(comparison: Comparison, further: Mapping[str, Comparison]) -> dict[str, Any]:
+    """The numbers of the main task, and under `tasks` those of the `further` ones."""
+    tasks = {task: each.summary() for task, each in further.items()}
+    return comparison.summary() | ({"tasks": tasks} if tasks else {})
+
+
+def _place(folder: Path, task: str | None) -> Path:
+    return folder / TASKS_NAME / task if task else folder
 
 
 def systems_of(
@@ -68,8 +90,7 @@ def systems_of(
 ) -> tuple[dict[str, Generator], Sequence[Record]]:
     """All that is held against each other, by name, and the records that it is held on."""
     section = recipe.evaluate
-    train, held_out = (records_of(data.splits[name], section.task) for name in ("train", section.split))
-    records = held_out[: section.items]
+    train, records = records_of(data.splits["train"], section.task), examined_records(data.splits, section)
     systems: dict[str, Generator] = {TEACHER: generator_of(recipe, teacher, beams=section.beams)}
     for name, artifact in students.items():
         systems[name] = _generator(recipe, load_made(artifact), name)
@@ -81,21 +102,29 @@ def _evaluate(
     recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], untrained: Artifact | None,
     folder: Path,
 ) -> Mapping[str, Any]:  # fmt: skip
-    return examine(recipe, data, teacher, students, folder, untrained).summary()
+    further = recipes_by_task(recipe)
+    for each in (recipe, *further.values()):
+        examined_records(data.splits, each.evaluate)  # What a task lacks is told before hours are spent on the first.
+
+    def examined(recipe: Recipe, place: Path) -> Comparison:
+        return _found(place) or examine(recipe, data, teacher, students, place, untrained)
+
+    comparison = examined(recipe, folder)
+    return summary_of(comparison, {task: examined(each, _place(folder, task)) for task, each in further.items()})
 
 
 def examine(
     recipe: Recipe, data: Data, teacher: Teacher, students: Mapping[str, Artifact], folder: Path,
     untrained: Artifact | None = None,
 ) -> Comparison:  # fmt: skip
-    """The comparison of `teacher`, `students`, systems that are only asked and the baselines, with its files in
-    `folder`; outputs that stand there already are not generated again."""
+    """The comparison of `teacher`, `students`, systems that are only asked and the baselines over the records of
+    `evaluate.task`, with its files in `folder`; outputs that stand there already are not generated again."""
     section = recipe.evaluate
     systems, records = systems_of(recipe, data, teacher, students, untrained)
     models = sum(isinstance(system, TransformersGenerator) for system in systems.values())
     examined = models * min(section.fidelity_items, len(records))
     steps = total_steps(len(systems), len(records), section.latency_items, examined)
-    with console.progress("evaluate", steps, "outputs") as advance:
+    with console.progress(f"evaluate {section.task}" if recipe.data.also else "evaluate", steps, "outputs") as advance:
         comparison = evaluate_systems(
             systems, records, max_new_tokens=section.max_new_tokens, batch_size=section.batch_size, teacher=TEACHER,
             against=WITHOUT_TEACHER if WITHOUT_TEACHER in systems else None, seed=recipe.seed,
@@ -104,6 +133,9 @@ def examine(
             fidelity_items=section.fidelity_items, metrics=section.metrics, answer=section.answer,
             embedder=section.embedder, advance=advance, outputs_folder=folder / OUTPUTS_NAME,
         )  # fmt: skip
+    if WITHOUT_TEACHER in systems and not_taught(recipe):
+        remark = f"the student without a teacher did not learn task {section.task}, which a teacher wrote"
+        comparison = comparison.model_copy(update={"remarks": (*comparison.remarks, remark)})
     publish.write_text(folder / COMPARISON_NAME, comparison.model_dump_json(indent=2) + "\n")
     return comparison
 

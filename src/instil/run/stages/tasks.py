@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from instil.core.errors import DataError
+from instil.data.config import FurtherTask
 from instil.data.mixing import mixture_of
-from instil.data.records import Record
+from instil.data.preflight import not_held_out
+from instil.data.records import Record, Splits
 from instil.data.tokens import Encoded
 from instil.run.recipe import Recipe
+from instil.run.sections.evaluate import Examined
 
 
 def records_of(records: Sequence[Record], task: str) -> list[Record]:
@@ -18,6 +21,35 @@ def records_of(records: Sequence[Record], task: str) -> list[Record]:
     if records and not found:
         raise DataError(f"task {task!r} has no records in this split; name one that has, in evaluate.task")
     return found
+
+
+def examined_records(splits: Splits, section: Examined) -> list[Record]:
+    """The records that a task is examined on. Raises `DataError` where its split has none."""
+    if missing := not_held_out(splits, section.split, section.task):
+        raise DataError(str(missing))
+    return records_of(splits[section.split], section.task)[: section.items]
+
+
+def recipes_by_task(recipe: Recipe) -> dict[str, Recipe]:
+    """What the recipe comes to for each further task that it examines. They are not timed, since a system costs what
+    it does for the main one, and neither files of outputs nor prompts that were written for the main task are theirs.
+    """
+    section = recipe.evaluate
+    shared = {
+        "also": (), "latency_items": 0, "batch_sizes": (),
+        "prompted": tuple(each for each in section.prompted if each.prompt is None),
+        "systems": {name: system for name, system in section.systems.items() if system.outputs is None},
+    }  # fmt: skip
+    return {
+        each.task: recipe.model_copy(update={"evaluate": section.model_copy(update=dict(each) | shared)})
+        for each in section.also
+    }
+
+
+def not_taught(recipe: Recipe) -> bool:
+    """Whether a teacher wrote the task that is examined, so that a student without one did not learn it."""
+    task = recipe.data.tasks[recipe.evaluate.task]
+    return isinstance(task, FurtherTask) and task.from_teacher
 
 
 def without_teachers(recipe: Recipe, records: Sequence[Record]) -> list[Record]:
