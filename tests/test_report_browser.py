@@ -22,7 +22,7 @@ def _slices() -> tuple[Slice, ...]:
 
 
 def test_nothing_sticks_out_and_every_chart_is_drawn(tmp_path: Path) -> None:
-    a_report(tmp_path, a_comparison(slices=_slices()))
+    a_report(tmp_path, a_comparison(slices=_slices()), further={"titles": a_comparison()})
     with browser() as opened:
         for width in WIDTHS:
             said: list[str] = []

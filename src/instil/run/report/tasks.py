@@ -30,7 +30,7 @@ def contents(further: Mapping[str, Comparison]) -> Markup | None:
 def task_section(task: str, comparison: Comparison) -> Markup:
     """What was found for one further task: in words, in a table, by its own metrics, and what was written."""
     note = f"n = {comparison.n:,}, outputs of at most {comparison.max_new_tokens} tokens. {comparison.signature}"
-    lines = [part for remark in comparison.remarks for part in (element("br"), remark)]
+    lines = [part for remark in comparison.remarks for part in (element("br"), f"Note: {remark}")]
     return element(
         "section",
         element("h2", f"Task “{task}”", id=_anchor(task)),
