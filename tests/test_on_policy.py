@@ -27,7 +27,7 @@ from instil.objectives.fused import Mix
 from instil.objectives.schedules import Schedule
 from instil.run.recipe import Recipe
 from instil.run.stages.live import live_task
-from instil.train.live import Average, LiveTask, OnPolicy, dense_labels
+from instil.train.live import Average, LiveTask, Mixture, OnPolicy, dense_labels
 from instil.train.loop import train
 from instil.train.task import LayerDrop, RowLoss, TextTask
 from project import finished, models_folder, project, recipe
@@ -198,6 +198,53 @@ def test_batches_leave_room_for_what_is_written() -> None:
 
 def test_training_on_its_own_texts_brings_the_student_to_its_teacher(tmp_path: Path) -> None:
     task = make_task(count=6)
+    reports = run(task, make_config({"steps": 60}, batch_tokens=500, learning_rate=1e-2), tmp_path)
+    assert sum(each.soft for each in reports[-5:]) < 0.5 * sum(each.soft for each in reports[:5])
+
+
+# Several teachers
+
+
+@pytest.mark.parametrize("by_loss", [False, True])
+def test_teachers_that_read_together_are_weighed_by_task_and_by_their_loss(by_loss: bool) -> None:
+    """One example after the other through each model: the target of the data for the weights, the text that was written
+    for the rows. A teacher without a share in any of the examples is not asked."""
+    models = [tiny.tiny_model(name).double().requires_grad_(False) for name in ("llama", "qwen3", "mistral")]
+    weights = {"main": (0.5, 0.2, 0.3), "other": (0.6, 0.4, 0.0)}
+    given = [replace(each, task=("main", "other")[number % 2]) for number, each in enumerate(make_examples(6))]
+    written = [replace(each, target_ids=(*each.target_ids[1:], 7, 9)) for each in given]
+    teachers = [Teacher(model=each, family=family_of(each, pad_id=tiny.PAD), batch_tokens=40) for each in models]
+    mixture = Mixture(teachers=teachers, weights=weights, given={each.id: each for each in given} if by_loss else None)
+    found = mixture.score(written)
+    assert len(found.teachers) == 3 and len(mixture.score(written[1::2]).teachers) == 2
+    rows = []
+    for data, text in zip(given, written, strict=True):
+        shares = torch.tensor(weights[data.task], dtype=torch.float64)
+        if by_loss:
+            logits = [_alone(model, data) for model in models]
+            target = torch.tensor(data.target_ids)
+            likely = torch.stack([each.log_softmax(-1)[range(len(target)), target].mean().exp() for each in logits])
+            shares = shares * likely / (shares * likely).sum()
+        rows.append(sum(w * _alone(model, text).softmax(-1) for w, model in zip(shares, models, strict=True)))
+    wanted_NV = torch.cat(rows)
+    probs_NV = sum(
+        found.weight_NS[:, number, None] * each.probabilities(slice(None), wanted_NV.shape[1], 1.0)
+        for number, each in enumerate(found.teachers)
+    )
+    torch.testing.assert_close(probs_NV, wanted_NV, atol=1e-7, rtol=1e-6)
+
+
+def _alone(model: Any, example: Any) -> torch.Tensor:
+    """The logits at the rows of one example, from the model itself."""
+    whole = torch.tensor([[*example.prompt_ids, *example.target_ids]])
+    return model(input_ids=whole).logits[0, len(example.prompt_ids) - 1 : -1]
+
+
+def test_a_student_that_writes_goes_to_the_mixture_of_its_teachers(tmp_path: Path) -> None:
+    task = make_task(count=6)
+    models = [tiny.tiny_model(name).requires_grad_(False) for name in ("llama", "qwen3")]
+    teachers = [Teacher(model=each, family=family_of(each, pad_id=tiny.PAD)) for each in models]
+    task.score = Mixture(teachers=teachers, weights={"main": (0.5, 0.5)}).score
     reports = run(task, make_config({"steps": 60}, batch_tokens=500, learning_rate=1e-2), tmp_path)
     assert sum(each.soft for each in reports[-5:]) < 0.5 * sum(each.soft for each in reports[:5])
 

@@ -10,7 +10,7 @@ Shape letters: N rows, K entries of the fullest row, E examples, S stores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -23,12 +23,14 @@ from instil.labels.store import LabelStore, StoreManifest
 
 class MixedLabels:
     """`stores` with their `weights` in each task, which add up to 1. Raises `LabelError` for teachers of other
-    vocabularies."""
+    vocabularies, by their sizes; those of the stores `alike` are known to have the same tokens, however far their heads
+    are padded."""
 
     def __init__(
-        self, stores: Sequence[LabelStore], weights: Mapping[str, Sequence[float]], *, by_loss: bool = False
-    ) -> None:
-        sizes = {str(store.folder): store.manifest.codec.vocabulary for store in stores}
+        self, stores: Sequence[LabelStore], weights: Mapping[str, Sequence[float]], *, by_loss: bool = False,
+        alike: Collection[LabelStore] = (),
+    ) -> None:  # fmt: skip
+        sizes = {str(store.folder): store.manifest.codec.vocabulary for store in stores if store not in alike}
         if len(set(sizes.values())) > 1:
             told = ", ".join(f"{folder} has {size:,} ids" for folder, size in sizes.items())
             raise LabelError(f"labels of other vocabularies cannot be mixed ({told}); leave one out")
@@ -54,7 +56,7 @@ class MixedLabels:
         weight_ES = torch.tensor([self._weights[example.task] for example in examples])
         if self._by_loss:
             loss_ES = torch.stack([self._losses(examples, length_E, *each) for each in found], -1)
-            weight_ES = (weight_ES.log() - loss_ES).softmax(-1)
+            weight_ES = trusted(weight_ES, loss_ES)
         weight_NS = weight_ES.repeat_interleave(length_E, 0)
         ids_NK = torch.cat([ids_NK for ids_NK, _ in found], -1)
         weighted = [weight_NS[:, number, None] * probs_NK for number, (_, probs_NK) in enumerate(found)]
@@ -65,6 +67,11 @@ class MixedLabels:
         target_N = torch.tensor([token for example in examples for token in example.target_ids])
         told_N = (probs_NK * (ids_NK == target_N[:, None])).sum(-1).clamp(min=self._least)
         return torch.stack([-part_N.log().mean() for part_N in torch.split(told_N, length_E.tolist())])
+
+
+def trusted(weight_ES: Float[Tensor, "e s"], loss_ES: Float[Tensor, "e s"]) -> Float[Tensor, "e s"]:
+    """The weights of teachers whose losses on the examples' targets are these, in nats a token."""
+    return (weight_ES.log() - loss_ES).softmax(-1)
 
 
 def _merged(ids_NK: Tensor, probs_NK: Tensor) -> tuple[Tensor, Tensor]:

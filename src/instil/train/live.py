@@ -4,14 +4,17 @@ On-policy distillation (GKD, Agarwal et al. 2023, arXiv 2306.13649): the student
 micro-batches, and learns what the teacher would have done at each of their positions, so that it is taught where it
 goes by itself. Texts are drawn from the weights of the step that learns from them; no gradient passes the drawing.
 
-A student may also be its own teacher, by the average of its past weights (`Average`).
+Several teachers score a row by the mixture of their distributions (`Mixture`). A student may also be its own teacher,
+by the average of its past weights (`Average`).
+
+Shape letters: N rows, E examples, S teachers.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,9 +22,11 @@ from torch import nn
 
 from instil.core.fingerprint import fingerprint
 from instil.data.tokens import Encoded
+from instil.labels.mixed import trusted
+from instil.labels.scores import mean_log_probs
 from instil.labels.teacher import Teacher
 from instil.models.family import Family, Rows
-from instil.objectives.dense import DenseLabels
+from instil.objectives.dense import DenseLabels, MixedDenseLabels
 from instil.objectives.fused import RowLabels
 from instil.objectives.schedules import Schedule
 from instil.train.task import TextBatch, TextTask, projection_of
@@ -36,6 +41,32 @@ def dense_labels(rows: Rows) -> DenseLabels:
     return DenseLabels(
         hidden_NE=rows.hidden_ND, weight_VE=head.weight_VD, bias_V=head.bias_V, projection=projection_of(head)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Several `teachers` that score rows together, each with its share of `weights`, by task. `given`: the examples by
+    id with the targets that they have in the data, on which the teachers' losses then move the weights as they do those
+    of stored labels (labels/mixed.py), at the price of one more pass of each teacher."""
+
+    teachers: Sequence[Teacher]
+    weights: Mapping[str, Sequence[float]]
+    given: Mapping[str, Encoded] | None = None
+
+    def score(self, examples: Sequence[Encoded]) -> MixedDenseLabels:
+        """What those teachers say of the rows of `examples` that have a share in any of them."""
+        weight_ES = torch.tensor([self.weights[example.task] for example in examples])
+        used = [number for number, share_E in enumerate(weight_ES.T) if bool(share_E.any())]
+        teachers, weight_ES = [self.teachers[number] for number in used], weight_ES[:, used]
+        if self.given is not None:
+            targets = [self.given[example.id] for example in examples]
+            likely_SE = torch.tensor([mean_log_probs(each, targets) for each in teachers])
+            weight_ES = trusted(weight_ES, -likely_SE.T)
+        length_E = torch.tensor([len(example.target_ids) for example in examples])
+        return MixedDenseLabels(
+            teachers=[dense_labels(each.rows(examples)) for each in teachers],
+            weight_NS=weight_ES.repeat_interleave(length_E, 0),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
