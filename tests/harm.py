@@ -22,7 +22,7 @@ from instil.data.records import Record
 from instil.data.tokens import Encoded, Limits, encode_records
 from instil.models.family import Rows, family_of
 from instil.run.recipe_file import read_recipe
-from instil.run.stages.label import _made_from
+from instil.run.stages.label import sources_of
 from instil.run.stages.teach import base_teacher
 from project import _merged, models_folder, project, write_pairs
 from small import small_model, small_tokenizer
@@ -230,7 +230,7 @@ def rolled_labels(folder: Path) -> None:
     examples, _ = encode_records(base.loaded.tokenizer, recipe.prompt, splits["train"], limits, base.loaded.kind)
     labeller = Rolled(model=base.loaded.model, family=family_of(base.loaded.model))
     codec = Codec.of("fine", labeller.vocabulary)
-    write_labels(labeller, examples, folder / "kept" / "store", codec=codec, made_from=_made_from(recipe, base))
+    write_labels(labeller, examples, folder / "kept" / "store", codec=codec, made_from=sources_of(recipe, base))
     with_key(folder, "labels", "store", str(folder / "kept"))
 
 

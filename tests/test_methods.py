@@ -47,14 +47,6 @@ def options_of(changes: dict[str, str]) -> list[str]:
     return [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
 
 
-def labels_of_another(path: Path, changes: dict[str, str], folder: Path) -> str:
-    """The store that another teacher of the same tokens makes for the recipe's own prompts and targets."""
-    other = {"name": "other", "teacher": f"{{model: {models_folder() / 'qwen3'}}}", "labels.others": "[]"}
-    ended = instil("label", str(path), *options_of(changes | other), "--json", cwd=folder)
-    assert ended.code == 0, ended.err
-    return str(json.loads(ended.out)["folder"])
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
@@ -79,7 +71,7 @@ def test_the_recipe_trains(path: Path, tmp_path: Path) -> None:
     if recipe.evaluate.also:
         del changes["evaluate"]  # What stands in the recipe is tried.
     if recipe.labels.others:
-        changes["labels.others"] = f"[{{store: {labels_of_another(path, changes, tmp_path)}, weight: 0.7}}]"
+        changes["labels.others"] = f"[{{teacher: {{model: {models_folder() / 'qwen3'}}}, weight: 0.7}}]"
     options = options_of(changes)
     # Its teacher has random weights, which `instil check` would refuse.
     ended = instil("run", str(path), *options, "--no-check", "--json", cwd=tmp_path)

@@ -164,7 +164,9 @@ def test_text_is_set_as_it_was_typed(typed: str, value: str, good: Path) -> None
 def test_stores_of_other_teachers_do_not_go_with_texts_of_the_students_own(good: Path) -> None:
     others = "labels.others=[{store: x, weight: 0.5}]"
     (problem,) = _problems(good, others, "distil.on_policy={}")
-    assert "labels.others are stores, which say nothing of texts that the student writes; leave them out" in problem
+    assert "labels.others has the store x, which cannot label what the student writes (distil.on_policy)" in problem
+    teachers = "labels.others=[{teacher: {model: x}, weight: 0.5}]"
+    assert read_recipe(good, (teachers, "distil.on_policy={}")).labels.other_teachers
     assert read_recipe(good, (others,)).labels.others
 
 

@@ -89,6 +89,21 @@ def two_vocabularies(teacher: Reader, student: Reader, texts: Sequence[str], *, 
     return [fail("tokenizers-differ", "the student reads in other tokens than its teacher", remedy, evidence=evidence)]
 
 
+def two_teachers(name: str, own: Reader, other: Reader) -> list[Problem]:
+    """Whether a further teacher reads rows in the tokens of the recipe's own, with which its labels are mixed."""
+    remedy = "choose teachers that share a tokenizer, or leave it out"
+    if own.kind != other.kind:
+        what = f"labels.others: {name} is {other.kind} and the teacher {own.kind}, so their rows differ"
+        return [fail("teachers-differ", what, remedy)]
+    theirs, mine = other.tokenizer.get_vocab(), own.tokenizer.get_vocab()
+    if theirs == mine:
+        return []
+    same = len(theirs.items() & mine.items())
+    what = f"labels.others: {name} has another vocabulary than the teacher"
+    evidence = f"{same:,} of its {len(theirs):,} tokens are the teacher's, which has {len(mine):,}"
+    return [fail("teachers-differ", what, remedy, evidence=evidence)]
+
+
 def _special(teacher: Any, student: Any) -> list[Problem]:
     names = ("eos_token_id", "pad_token_id", "bos_token_id", "unk_token_id")
     pairs = {name: (getattr(teacher, name), getattr(student, name)) for name in names}

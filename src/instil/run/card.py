@@ -20,6 +20,7 @@ from instil.models.students.sizes import changes
 from instil.models.wheels import PREFIX, WHEELS
 from instil.run.recipe import Recipe
 from instil.run.report.markdown import markdown
+from instil.run.sections.teacher import TeacherConfig
 
 if TYPE_CHECKING:
     from instil.evaluate.results import Comparison
@@ -41,7 +42,7 @@ def student_card(
     }  # fmt: skip
     front = yaml.safe_dump({key: value for key, value in head.items() if value}, sort_keys=False)
     rows = [
-        ("Teacher", _teacher(recipe)),
+        *_teachers(recipe),
         *_cuts(recipe, made),
         ("Parameters", f"{made['parameters']:,}"),
         *_texts(recipe),
@@ -101,8 +102,17 @@ def _public(place: str) -> str:
     return place if ":" in place or not Path(place).is_absolute() else Path(place).name
 
 
-def _teacher(recipe: Recipe) -> str:
-    teacher = recipe.teacher
+def _teachers(recipe: Recipe) -> list[tuple[str, str]]:
+    found = [("Teacher", _teacher(recipe.teacher, assistants=len(recipe.assistants)))]
+    for other in recipe.labels.others:
+        who = _teacher(other.teacher) if other.teacher else f"labels of {_public(str(other.store))}"
+        shares = other.weight if isinstance(other.weight, dict) else {"weight": other.weight}
+        weights = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        found.append(("Teacher beside it", f"{who}; {weights}, {recipe.labels.trust}"))
+    return found
+
+
+def _teacher(teacher: TeacherConfig, *, assistants: int = 0) -> str:
     parts = [_hub_id(teacher.model) or _public(teacher.model)]
     if teacher.revision:
         parts.append(f"revision {teacher.revision}")
@@ -112,8 +122,8 @@ def _teacher(recipe: Recipe) -> str:
         parts.append(f"with the adapter {_public(teacher.adapter)}")
     if teacher.teach:
         parts.append(f"taught for {teacher.teach.loop.budget} on the data")
-    if recipe.assistants:
-        parts.append(f"by way of {len(recipe.assistants)} assistant{'s' if len(recipe.assistants) > 1 else ''}")
+    if assistants:
+        parts.append(f"by way of {assistants} assistant{'s' if assistants > 1 else ''}")
     return ", ".join(parts)
 
 
@@ -158,7 +168,7 @@ def _learned(recipe: Recipe, learned: Mapping[str, Any] | None) -> str:
         return f"{budget}; cross-entropy on the {recipe.labels.targets} targets"
     if section.on_policy:
         budget += f"; a share of {section.on_policy.share} of the batches written by the student itself"
-    whose = "its own past's" if section.self_teacher else "the teacher's"
+    whose = "its own past's" if section.self_teacher else "the teachers'" if recipe.labels.others else "the teacher's"
     ranked = " by rank" if section.tokens == "aligned" else ""
     return (
         f"{budget}; alpha {section.alpha} of {section.divergence}{ranked} to {whose} distributions at temperature"

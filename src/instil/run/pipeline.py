@@ -39,8 +39,9 @@ from instil.run.stages.evaluate import (
     summary_of,
     systems_of,
 )  # fmt: skip
-from instil.run.stages.label import Labels, run_labels, write_part
+from instil.run.stages.label import Labels, write_part
 from instil.run.stages.made_models import MODEL_NAME
+from instil.run.stages.others import check_others, run_labels
 from instil.run.stages.student import check_student, run_student
 from instil.run.stages.synthesise import run_synthesise
 from instil.run.stages.teach import Teacher, run_teach
@@ -72,6 +73,7 @@ class Pipeline:
         for recipe in (*legs_of(self.recipe), self.recipe):
             check_student(recipe)  # Before hours are spent on a teacher.
             check_tokenizers(recipe, self.data)
+        check_others(self.recipe)
         return run_teach(self.shop, self.recipe, self.data)
 
     @cached_property
@@ -191,7 +193,8 @@ class Pipeline:
         if self.recipe.assistants:
             found["last assistant"] = self.instructor.artifact
         if self.recipe.distil:
-            found |= {"labels": self.labels.artifact, "untrained student": self.untrained, **self.students}
+            further = {f"labels {number}": each for number, each in enumerate(self.labels.others, start=2)}
+            found |= {"labels": self.labels.artifact, **further, "untrained student": self.untrained, **self.students}
         found["evaluation"] = self.evaluation
         return {name: artifact for name, artifact in found.items() if artifact}
 

@@ -84,11 +84,23 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
-    def _others_are_stores(self) -> Self:
-        if self.labels.others and self.distil and self.distil.on_policy:
+    def _others_can_tell(self) -> Self:
+        live = bool(self.distil and self.distil.on_policy)
+        store = next((other.store for other in self.labels.others if other.store), None)
+        if live and store:
             raise ValueError(
-                "labels.others are stores, which say nothing of texts that the student writes; leave them out, or"
-                " distil.on_policy"
+                f"labels.others has the store {store}, which cannot label what the student writes (distil.on_policy);"
+                " name its teacher in place of the store, or leave one of both out"
+            )
+        if self.labels.other_teachers and self.teacher.scratch:
+            raise ValueError(
+                "teacher.scratch gives the teacher tokens of its own, which no other teacher reads; leave labels.others"
+                " out"
+            )
+        if self.labels.other_teachers and live and self.teacher.served:
+            raise ValueError(
+                "a served teacher tells its first ids alone, which are not mixed with labels.others while the student"
+                " writes; load it in memory, or leave distil.on_policy out"
             )
         return self
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +28,8 @@ from instil.objectives.sparse import SparseLabels
 from instil.run.check.step import Step, Untrained, logits_of, take_step
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig
-from instil.run.stages.label import Labels, open_labels
+from instil.run.stages.label import Labels
+from instil.run.stages.others import beside, open_labels
 from instil.run.stages.scratch import scratch_student
 from instil.run.stages.student import cut_student
 from instil.run.stages.teach import Teacher, base_teacher, shipped
@@ -90,6 +91,17 @@ class Case:
         """How a student with a model of its own reads; None for any other."""
         section = self.recipe.student
         return self._reader(section.model, section.revision) if section and section.model else None
+
+    @cached_property
+    def other_readers(self) -> list[tuple[str, Reader]]:
+        """How further teachers read that are at hand, each with its title."""
+        found = []
+        for each in self.recipe.labels.other_teachers:
+            if reader := self._reader(each.model, each.revision):
+                found.append((each.title, reader))
+                if not self.quick:  # That weights and adapter are there is a finding of the case itself.
+                    self.part("models", partial(beside, self.recipe, each))
+        return found
 
     def _reader(self, ref: str, revision: str | None) -> Reader | None:
         if unreachable := hub(ref, revision):

@@ -130,8 +130,10 @@ def check_first(pipeline: Pipeline) -> None:
 def _stamps(pipeline: Pipeline) -> list[Any]:
     """What tells that data or a model on this machine is another than the one that was checked."""
     recipe = pipeline.recipe
-    places = [recipe.teacher.model, recipe.student.model if recipe.student else None, recipe.teacher.adapter]
-    folders = [Path(place).expanduser() for place in (*places, recipe.labels.store) if place]
+    teachers = (recipe.teacher, *recipe.labels.other_teachers)
+    places = [place for each in teachers for place in (each.model, each.adapter)]
+    places += [recipe.student.model if recipe.student else None, recipe.labels.store]
+    folders = [Path(place).expanduser() for place in places if place]
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.rglob("*")) if file.is_file()]
     stamps: list[Any] = [[file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     with suppress(InstilError):  # What cannot be read is for the checks to tell.

@@ -34,7 +34,7 @@ def models(case: Case) -> Iterator[Problem]:
     if case.recipe.teacher.served:
         yield from _server(case)
     # That they load is a finding of the case itself.
-    _ = case.teacher, case.student
+    _ = case.teacher, case.student, case.other_readers
 
 
 def _readers(case: Case) -> list[tuple[str, Reader]]:
@@ -58,6 +58,9 @@ def vocabulary(case: Case) -> Iterator[Problem]:
     for role, reader in _readers(case):
         yield from token_checks.one_vocabulary(role, reader, targets)
     theirs, own = case.teacher_reader, case.student_reader
+    if theirs is not None:
+        for title, other in case.other_readers:
+            yield from token_checks.two_teachers(title, theirs, other)
     if theirs is None or own is None:
         return
     distil = case.recipe.distil

@@ -111,7 +111,8 @@ def _disk(case: Case, weights: float, rows: float) -> Iterator[Problem]:
     needed = weights * (students * _WEIGHT + _CHECKPOINT)
     if recipe.teacher.teach and not recipe.teacher.teach.adapt.by_adapter and case.teacher:
         needed += count_parameters(case.teacher.model) * (_WEIGHT + _CHECKPOINT)
-    if not recipe.labels.store and recipe.distil and recipe.distil.learns_from_labels:
-        needed += rows * figures.LABEL_BYTES * len(recipe.labels.temperatures)
+    if recipe.distil and recipe.distil.learns_from_labels:
+        stores = len(recipe.labels.other_teachers) + (recipe.labels.store is None)
+        needed += stores * rows * figures.LABEL_BYTES * len(recipe.labels.temperatures)
     place = case.base / Path(recipe.runs_dir).expanduser()
     yield from figures.disk(needed, environment.free_disk(place), str(environment.existing(place)))

@@ -9,16 +9,43 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from instil.core.config import Config
 from instil.data.records import MAIN_TASK
 from instil.labels.config import Detail
+from instil.run.sections.teacher import TeacherConfig
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class OtherLabelsConfig(Config):
-    """Labels of a further teacher for the same prompts and targets: its store, and its share of the mixture; or its
-    share in each task that it is to teach."""
+    """A further teacher of the same tokens, for the same prompts and targets: itself, a `teacher` in memory with what
+    adapter it has, or a `store` of its labels. `weight`: its share of the mixture; or its share in each task that it is
+    to teach."""
 
-    store: str
+    store: str | None = None
+    teacher: TeacherConfig | None = None
     weight: Share | dict[str, Share]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.store is None) == (self.teacher is None):
+            both = "store and teacher are both set" if self.store else "neither store nor teacher is set"
+            raise ValueError(f"{both}; name the teacher itself, or the store of its labels")
+        return self
+
+    @model_validator(mode="after")
+    def _as_it_is(self) -> Self:
+        teacher = self.teacher
+        if teacher is None:
+            return self
+        if teacher.served:
+            raise ValueError(
+                "a served teacher is not loaded beside another; label with it in a recipe of its own and name that"
+                " store, or leave served out"
+            )
+        if teacher.teach or teacher.scratch:
+            raise ValueError(
+                "other teachers are taken as they are; teach it first and name its model or adapter, and leave teach"
+                " and scratch out"
+            )
+        return self
 
     def share_of(self, task: str) -> float:
         """Its share of the mixture for that task's records."""
@@ -53,8 +80,9 @@ class LabelsConfig(Config):
     With `sample`, `candidates` outputs a source are drawn at that temperature instead; of a search, the best ones.
     `completions`: a file of outputs for targets, of a teacher far away (labels/completions.py). `keep`: which of such
     targets stay. With `distil.alpha: 0`, targets are all that is made. `store`: a store made before, or `builtin:NAME`
-    for one that instil ships. `others`: stores of further teachers, mixed in; with `trust: by-loss`, more of those that
-    know an example's target better (labels/mixed.py). A served teacher tells its first `head` ids, 20 when not given.
+    for one that instil ships. `others`: further teachers, or stores of theirs, mixed in; with `trust: by-loss`, more of
+    those that know an example's target better (labels/mixed.py). A served teacher tells its first `head` ids, 20 when
+    not given.
     """
 
     detail: Detail = "default"
@@ -71,6 +99,11 @@ class LabelsConfig(Config):
     store: str | None = None
     others: tuple[OtherLabelsConfig, ...] = ()
     trust: Literal["fixed", "by-loss"] = "fixed"
+
+    @property
+    def other_teachers(self) -> tuple[TeacherConfig, ...]:
+        """Those of `others` that are teachers themselves, in their order."""
+        return tuple(other.teacher for other in self.others if other.teacher)
 
     def _taken(self, task: str) -> float:
         return sum(other.share_of(task) for other in self.others)

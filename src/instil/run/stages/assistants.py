@@ -13,8 +13,8 @@ from instil.run.recipe import Recipe
 from instil.run.stage import Workshop
 from instil.run.stages.data import Data
 from instil.run.stages.distil import run_distil
-from instil.run.stages.label import run_labels
 from instil.run.stages.made_models import load_made
+from instil.run.stages.others import run_labels
 from instil.run.stages.student import run_student
 from instil.run.stages.teach import Teacher
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from instil.core import console
 from instil.core.errors import ConfigError
+from instil.core.fingerprint import fingerprint
 from instil.data.batches import Curriculum
 from instil.models.family import family_of
 from instil.models.layers import Side, stack_of
@@ -25,6 +26,7 @@ from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
 from instil.run.stages.live import LIVE_VERSION, live_task
 from instil.run.stages.made_models import keep_model, load_made
+from instil.run.stages.others import other_teachers
 from instil.run.stages.reading import Reading, reading_of, require_same_rows
 from instil.run.stages.tasks import decisive_turns, turns_of, without_teachers
 from instil.run.stages.teach import Teacher, encode, held_out_examples
@@ -65,9 +67,13 @@ def run_distil(
         teacher = None
     if teacher is not None:
         inputs["teacher"] = teacher.fingerprint
+    others = other_teachers(recipe) if teacher is not None and section.on_policy else []
+    if others:
+        shares = {task: recipe.labels.shares(task) for task in recipe.data.tasks}
+        inputs["others"] = fingerprint([each.fingerprint for each in others], shares, recipe.labels.trust)
     artifact = shop.stage(
         "distil",
-        lambda folder: _distil(recipe, section, data, student, labels, teacher, folder),
+        lambda folder: _distil(recipe, section, data, student, labels, teacher, others, folder),
         inputs=inputs,
         config=config,
         label=WITH_TEACHER if labels else WITHOUT_TEACHER,
@@ -93,6 +99,7 @@ def _distil(
     student: Artifact,
     labels: Labels | None,
     teacher: Teacher | None,
+    others: Sequence[Teacher],
     folder: Path,
 ) -> Mapping[str, Any]:
     loaded = load_made(student)
@@ -103,7 +110,7 @@ def _distil(
     reading = reading_of(recipe, loaded, labels, examples)
     task = distil_task(recipe, section, student, loaded.model, labels, reading, teacher)
     if labels is not None:
-        task = live_task(recipe, section, task, loaded.tokenizer, teacher)
+        task = live_task(recipe, section, task, loaded.tokenizer, teacher, others)
     task.held_out = held_out_examples(recipe, loaded, data, section.loop)
     name = WITH_TEACHER if labels else WITHOUT_TEACHER
     with console.progress(name, 100, "%") as advance:

@@ -12,6 +12,7 @@ from instil.core.errors import ConfigError, LabelError
 from instil.core.fingerprint import fingerprint, hash_file
 from instil.core.manifest import read_manifest
 from instil.data.records import Record
+from instil.data.tokens import Encoded
 from instil.labels.codec import Codec
 from instil.labels.mixed import MixedLabels
 from instil.labels.served import ServedTeacher
@@ -35,13 +36,14 @@ SERVED_HEAD = 20
 class Labels:
     """An open store, the records that it labels (with the targets that were labelled), and its fingerprint. There is no
     store where the recipe gives labels no weight: then the records' targets are all that the teacher gave. `teacher`
-    names a model with the tokenizer that they are in."""
+    names a model with the tokenizer that they are in. `others` are the stages of further teachers' labels."""
 
     store: LabelStore | MixedLabels | None
     records: list[Record]
     fingerprint: str
     artifact: Artifact | None
     teacher: str
+    others: Sequence[Artifact] = ()
 
     @property
     def least(self) -> float:
@@ -49,78 +51,58 @@ class Labels:
         return 0.5 / self.store.manifest.codec.unit if self.store else 0.0
 
 
-def run_labels(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher) -> Labels:
-    """The labels of the recipe: a store made before, or made here by the teacher."""
-    artifact = None if recipe.labels.store else write_part(shop, recipe, data, teacher, None)
-    return open_labels(recipe, data.splits["train"], teacher, artifact)
-
-
-def open_labels(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artifact: Artifact | None = None) -> Labels:
-    """The labels that stand in `artifact`, or else in the store that the recipe names. Writes nothing."""
+def open_own(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artifact: Artifact | None = None) -> Labels:
+    """The teacher's own labels, which stand in `artifact`, or else in the store that the recipe names. Writes
+    nothing."""
     section = recipe.labels
     folder = artifact.folder if artifact else shipped(str(section.store), "labels")
     if folder.name == STORE_NAME and (folder / MANIFEST_NAME).is_file():
         folder = folder.parent
     records = labelled_records(folder, train)
-    if artifact and not _wants_rows(recipe):
+    if artifact and not wants_rows(recipe):
         records = labelled_records(folder, train[: section.records])
         return Labels(None, records, artifact.fingerprint, artifact, teacher.ref)
     codec = read_store_manifest(folder / STORE_NAME).codec
     wanted = recipe.distil if recipe.distil and recipe.distil.learns_from_labels else None
-    own = LabelStore(
-        folder / STORE_NAME, expect=_made_from(recipe, teacher), details=lambda: _details(recipe, teacher),
+    store = LabelStore(
+        folder / STORE_NAME, expect=sources_of(recipe, teacher), details=lambda: _details(recipe, teacher),
         temperature=wanted.temperatures[0] if wanted else codec.temperatures[0],
         drawn=wanted is None or (wanted.divergence == "forward_kl" and wanted.tokens == "same"),
     )  # fmt: skip
-    store, mark = _mixed(recipe, own) if section.others else (own, own.manifest.mark)
     records = [record for record in records if record.id in store]
-    return Labels(store if _wants_rows(recipe) else None, records, mark, artifact, teacher.ref)
+    return Labels(store, records, store.manifest.mark, artifact, teacher.ref)
 
 
-def _mixed(recipe: Recipe, own: LabelStore) -> tuple[LabelStore | MixedLabels, str]:
-    """The recipe's own labels with those of the others, and the fingerprint of all."""
-    others = recipe.labels.others
-    stores = [own]
-    for other in others:
-        folder = shipped(other.store, "labels")
-        folder = folder / STORE_NAME if (folder / STORE_NAME).is_dir() else folder
-        # Another teacher is what it is for; prompts and targets are compared record by record.
-        stores.append(LabelStore(folder, expect={}, temperature=own.temperature, drawn=own.drawn))
-    weights = {task: recipe.labels.shares(task) for task in recipe.data.tasks}
-    mixed = MixedLabels(stores, weights, by_loss=recipe.labels.trust == "by-loss")
-    return mixed, fingerprint([store.manifest.mark for store in stores], weights, recipe.labels.trust)
-
-
-def _wants_rows(recipe: Recipe) -> bool:
+def wants_rows(recipe: Recipe) -> bool:
     """Whether anything is to learn from the teacher's distributions."""
     return recipe.distil is None or recipe.distil.learns_from_labels
 
 
 def write_part(shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, part: Part | None) -> Artifact:
     """The finished store of the recipe's labels; of `part` of them, where several machines label together."""
-    made_from = _made_from(recipe, teacher)
     config = recipe.labels.model_dump(mode="json", exclude={"store", "batch_tokens", "completions", "others", "trust"})
     if recipe.labels.keep is None:
         del config["keep"]
     if recipe.labels.completions is not None:
         config["completions"] = hash_file(completions_file(recipe.labels.completions))
-    config["rows"] = _wants_rows(recipe)
+    config["rows"] = wants_rows(recipe)
     return shop.stage(
         "label",
-        lambda folder: _label(recipe, data, teacher, made_from, folder, part, _siblings(shop)),
-        inputs={**made_from, "data": data.fingerprint},
+        lambda folder: _label(shop, recipe, data, teacher, folder, part),
+        inputs={**sources_of(recipe, teacher), "data": data.fingerprint},
         config=config | ({"part": str(part)} if part else {}),
         label=f"label-part-{part.number}-of-{part.of}" if part else "",
-        damage=_damage,
+        damage=damage_of_labels,
     )
 
 
-def _made_from(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
+def sources_of(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
+    """What labels of `teacher` are made from, by role."""
     return {"teacher": teacher.fingerprint, "prompt": fingerprint(recipe.prompt, recipe.limits)}
 
 
 def _details(recipe: Recipe, teacher: Teacher) -> dict[str, str]:
-    """What `_made_from` is of, one by one."""
+    """What `sources_of` is of, one by one."""
     limits = f"source {recipe.limits.source}, target {recipe.limits.target}"
     return teacher.details() | {"template": fingerprint(recipe.prompt), "limits": limits}
 
@@ -130,7 +112,7 @@ def _siblings(shop: Workshop) -> list[Path]:
     return sorted(path / STORE_NAME for path in shop.root.glob(f"{shop.prefix}label-*") if path.suffix != ".part")
 
 
-def _damage(folder: Path) -> str:
+def damage_of_labels(folder: Path) -> str:
     """What is not as it was written. Damaged targets are removed, since nobody can tell which of them are right."""
     manifest = read_manifest(folder)
     if damage_of_targets(folder):
@@ -147,18 +129,25 @@ def _damage(folder: Path) -> str:
 
 
 def _label(
-    recipe: Recipe, data: Data, teacher: Teacher, made_from: Mapping[str, str], folder: Path, part: Part | None,
-    siblings: Sequence[Path],
-) -> Mapping[str, Any]:  # fmt: skip
+    shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, folder: Path, part: Part | None
+) -> Mapping[str, Any]:
     section = recipe.labels
     if part and (section.targets == "teacher" or section.completions):
         raise ConfigError(f"part is {part}, but targets that are not gold are written in one piece; leave --part out")
     records = make_targets(recipe, teacher, data.splits["train"][: section.records], folder)
     marks = {TARGETS_NAME: hash_file(folder / TARGETS_NAME)} if (folder / TARGETS_NAME).is_file() else {}
-    if not _wants_rows(recipe):
+    if not wants_rows(recipe):
         return {"examples": len(records), **marks}
     examples, _ = encode(recipe, teacher.reads, records, "labels")
-    labeller = labeller_of(recipe, teacher)
+    return {**write_store(shop, recipe, data, teacher, examples, folder, part), **marks}
+
+
+def write_store(
+    shop: Workshop, recipe: Recipe, data: Data, teacher: Teacher, examples: Sequence[Encoded], folder: Path,
+    part: Part | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """The store in `folder` of what `teacher` says of `examples`, and what was measured of it."""
+    section, labeller = recipe.labels, labeller_of(recipe, teacher)
     head = section.head or (SERVED_HEAD if teacher.endpoint else None)
     codec = (
         Codec.top(head, labeller.vocabulary, section.temperatures)
@@ -170,10 +159,10 @@ def _label(
         details["dtype"] = str(teacher.loaded.model.dtype).removeprefix("torch.")
     with console.progress("label", len(examples), "examples") as advance:
         manifest = write_labels(
-            labeller, examples, folder / STORE_NAME, codec=codec, made_from=made_from, details=details, part=part,
-            reuse=siblings, advance=advance,
+            labeller, examples, folder / STORE_NAME, codec=codec, made_from=sources_of(recipe, teacher),
+            details=details, part=part, reuse=_siblings(shop), advance=advance,
         )  # fmt: skip
-    return {**manifest.measured, **marks}
+    return manifest.measured
 
 
 def labeller_of(recipe: Recipe, teacher: Teacher) -> LabellingTeacher | ServedTeacher:
@@ -181,6 +170,11 @@ def labeller_of(recipe: Recipe, teacher: Teacher) -> LabellingTeacher | ServedTe
     if teacher.endpoint and teacher.reader:
         plain = teacher.reader.tokenizer.encode("a", add_special_tokens=False)[-1]
         return ServedTeacher(endpoint=teacher.endpoint, vocabulary=teacher.reader.vocabulary, plain=plain)
+    return labeller_in_memory(recipe, teacher)
+
+
+def labeller_in_memory(recipe: Recipe, teacher: Teacher) -> LabellingTeacher:
+    """The same of one whose weights are at hand."""
     model = to_accelerator(teacher.loaded.model)
     return LabellingTeacher(model=model, family=family_of(model), batch_tokens=recipe.labels.batch_tokens)
 

@@ -9,16 +9,16 @@ from typing import Any
 from instil.core import console
 from instil.data.tokens import Encoded
 from instil.labels.served import ServedTeacher
-from instil.models.family import Family
+from instil.labels.teacher import Teacher as LabellingTeacher
 from instil.models.generation import TransformersGenerator
 from instil.objectives.fused import RowLabels
 from instil.objectives.sparse import SparseLabels
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig, OnPolicyConfig, SelfTeacherConfig
-from instil.run.stages.label import SERVED_HEAD, labeller_of
+from instil.run.stages.label import SERVED_HEAD, labeller_in_memory, labeller_of
 from instil.run.stages.reading import require_same_rows
 from instil.run.stages.teach import Teacher
-from instil.train.live import Average, LiveTask, OnPolicy, Scorer, dense_labels
+from instil.train.live import Average, LiveTask, Mixture, OnPolicy, Scorer, dense_labels
 from instil.train.task import RowLoss, TextTask
 
 LIVE_VERSION = 2
@@ -26,17 +26,18 @@ LIVE_VERSION = 2
 
 
 def live_task(
-    recipe: Recipe, section: DistilConfig, task: TextTask, tokenizer: Any, teacher: Teacher | None
-) -> TextTask:
-    """`task` and all that it was told, with live labels where `section` wants some; the student writes by its
-    `tokenizer`."""
+    recipe: Recipe, section: DistilConfig, task: TextTask, tokenizer: Any, teacher: Teacher | None,
+    others: Sequence[Teacher] = (),
+) -> TextTask:  # fmt: skip
+    """`task` and all that it was told, with live labels where `section` wants some, of `teacher` and the `others` that
+    the recipe names; the student writes by its `tokenizer`."""
     if section.on_policy is None and section.self_teacher is None:
         return task
     module = task.module
     score = (
         _own_past(module, section.self_teacher)
         if section.self_teacher
-        else _scored_by(recipe, _required(teacher), module.family, tokenizer)
+        else _scored_by(recipe, _required(teacher), others, task, tokenizer)
     )
     told = {each.name: getattr(task, each.name) for each in fields(TextTask)}
     return LiveTask(
@@ -57,10 +58,13 @@ def _own_past(module: RowLoss, section: SelfTeacherConfig) -> Scorer:
     return module.average.score
 
 
-def _scored_by(recipe: Recipe, teacher: Teacher, family: Family, tokenizer: Any) -> Scorer:
-    """What `teacher` says of rows that the student writes, who must read and write as it does."""
-    require_same_rows("on_policy", teacher.reads, tokenizer, family.kind)
+def _scored_by(recipe: Recipe, teacher: Teacher, others: Sequence[Teacher], task: TextTask, tokenizer: Any) -> Scorer:
+    """What `teacher`, or the mixture of it with `others`, says of rows that the student writes, who must read and write
+    as it does."""
+    require_same_rows("on_policy", teacher.reads, tokenizer, task.module.family.kind)
     labeller = labeller_of(recipe, teacher)
+    if isinstance(labeller, LabellingTeacher) and others:
+        return _mixture(recipe, [labeller, *(labeller_in_memory(recipe, each) for each in others)], task).score
 
     def score(examples: Sequence[Encoded]) -> RowLabels:
         if isinstance(labeller, ServedTeacher):
@@ -69,6 +73,16 @@ def _scored_by(recipe: Recipe, teacher: Teacher, family: Family, tokenizer: Any)
         return dense_labels(labeller.rows(examples))
 
     return score
+
+
+def _mixture(recipe: Recipe, teachers: Sequence[LabellingTeacher], task: TextTask) -> Mixture:
+    section = recipe.labels
+    by_loss = section.trust == "by-loss"
+    console.say(f"  {len(teachers)} teachers in memory read what the student writes, weighed {section.trust}")
+    return Mixture(
+        teachers=teachers, weights={name: section.shares(name) for name in recipe.data.tasks},
+        given={each.id: each for each in task.examples} if by_loss else None,
+    )  # fmt: skip
 
 
 def _own_texts(recipe: Recipe, section: OnPolicyConfig, module: RowLoss, tokenizer: Any) -> OnPolicy:

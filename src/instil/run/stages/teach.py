@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class Teacher:
     def loaded(self) -> LoadedModel:
         """The model with its tokenizer."""
         return self.load()
+
+    def rest(self) -> None:
+        """Lets the weights go until they are asked for again."""
+        vars(self).pop("loaded", None)
+        gc.collect()  # A model's parts know each other in circles.
 
 
 def shipped(ref: str, room: str) -> Path:
