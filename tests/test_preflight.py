@@ -322,6 +322,12 @@ def test_a_teacher_may_be_heard_without_alpha(alpha: float, options: dict[str, b
     assert codes(train_checks.weights(*schedules, **{"own_texts": False, **options})) == expected
 
 
+def test_further_teachers_are_heard_or_not() -> None:
+    assert codes(train_checks.others(2, heard=False)) == ["warn others-unused"]
+    assert "of the 3 teachers" in train_checks.others(2, heard=False)[0].what
+    assert codes(train_checks.others(2, heard=True)) == codes(train_checks.others(0, heard=False)) == []
+
+
 def test_settings_of_a_loop() -> None:
     config = LoopConfig(budget=Budget(steps=1), batch_tokens=4, precision="fp16", trackers=())
     expected = (

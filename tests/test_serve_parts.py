@@ -97,16 +97,33 @@ def test_jobs_that_come_together_share_a_batch() -> None:
     thread.join()
 
 
-def test_those_who_come_back_join_those_who_wait_already() -> None:
-    """Or two groups would take turns for ever."""
-    room = WaitingRoom(8, gather_s=0.2)
-    waiting, back = [job(), job()], job()
-    room.put(waiting)
-    time.sleep(0.3)  # The engine was at work until now.
-    timer = threading.Timer(0.05, room.put, [[back]])
-    timer.start()
-    assert room.take(3) == [*waiting, back]
-    timer.join()
+@pytest.mark.parametrize("others", [0, 2])
+def test_those_who_come_back_are_awaited(others: int) -> None:
+    """Or groups of clients would take turns for ever, each with a part of a batch."""
+    room = WaitingRoom(8, gather_s=0.01)
+    first, back, waiting = [job(), job()], [job(), job()], [job() for _ in range(others)]
+    room.put(first)
+    assert room.take(8) == first
+    room._dealt_at -= 20  # So long the engine worked, and others came meanwhile.
+    if waiting:
+        room.put(waiting)
+    timers = [threading.Timer(0.1 + 0.1 * number, room.put, [[each]]) for number, each in enumerate(back)]
+    for timer in timers:
+        timer.start()
+    begun = time.monotonic()
+    assert room.take(8) == [*waiting, *back]
+    assert time.monotonic() - begun < 1.5, "all are there, so nobody is waited for"
+
+
+def test_who_does_not_come_back_is_not_waited_for_long() -> None:
+    room = WaitingRoom(8, gather_s=0.01)
+    room.put([job()])
+    room.take(8)
+    room._dealt_at -= 5
+    room.put([stays := job()])
+    begun = time.monotonic()
+    assert room.take(8) == [stays]
+    assert 0.45 < time.monotonic() - begun < 2
 
 
 def test_a_closed_room_lets_nobody_in_and_everybody_out() -> None:

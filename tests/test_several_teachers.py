@@ -224,6 +224,15 @@ def test_another_vocabulary_or_kind_is_refused_before_labelling(foreign: Path, t
         assert not list(folder.glob("runs/*/label*"))
 
 
+def test_further_teachers_whom_nobody_hears_are_told_by_the_check(tmp_path: Path) -> None:
+    folder = project(tmp_path, "llama", pairs=60, **PLAIN)
+    named = ("--set", others((models_folder() / "llama", 0.5)))
+    for alpha, expected in ((0, ["warn"]), (0.7, [])):
+        options = ("--set", f"distil.alpha={alpha}", "--only", "objective", "--quick", "--json")
+        problems = json.loads(instil("check", "recipe.yaml", *named, *options, cwd=folder).out)["problems"]
+        assert [each["grade"] for each in problems if each["code"] == "others-unused"] == expected
+
+
 def test_a_further_teacher_that_is_not_there_is_told_by_the_check(tmp_path: Path) -> None:
     folder = project(tmp_path, "llama", pairs=60, **PLAIN)
     gone = others((tmp_path / "gone", 0.5))

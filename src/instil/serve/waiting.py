@@ -17,6 +17,8 @@ _LATELY_S = 60
 """How far back the pace is looked at, and the longest that anyone is told to wait."""
 _LONGEST_GATHERING = 8
 """A batch is closed after so many quiet times even where jobs keep coming."""
+_PATIENCE = 0.1
+"""For this share of the time that the last batch took, those whom it answered are awaited."""
 
 
 class WaitingRoom:
@@ -32,6 +34,8 @@ class WaitingRoom:
         self._closed = False
         self._left: deque[float] = deque(maxlen=_REMEMBERED)
         self._arrived = 0.0
+        self._dealt = 0
+        self._dealt_at = 0.0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -70,12 +74,14 @@ class WaitingRoom:
     def take(self, most: int) -> list[Job]:
         """Up to `most` jobs that may share a batch, the first in line among them; waits for one, and a moment for
         others that are on their way. An empty list: the room is closed and empty."""
-        freed = time.monotonic()
         with self._changed:
+            freed = time.monotonic()
+            expected = len(self._heap) + self._dealt
+            back_by = freed + _PATIENCE * (freed - self._dealt_at) if self.gather_s else 0.0
             while True:
                 self._drop_expired()
                 if self._heap:
-                    self._gather(most, freed)
+                    self._gather(most, expected, back_by)
                     if jobs := self._deal(most):
                         return jobs
                 elif self._closed:
@@ -83,15 +89,17 @@ class WaitingRoom:
                 else:
                     self._changed.wait()
 
-    def _gather(self, most: int, freed: float) -> None:
-        """Sleeps until enough wait, or none has come for `gather_s` since the engine was `freed`: a batch of one costs
-        nearly what a batch of sixteen costs, and clients whose last batch ended together come back together. Were they
-        not awaited where others wait already, two groups would take turns for ever."""
-        until = time.monotonic() + _LONGEST_GATHERING * self.gather_s
+    def _gather(self, most: int, expected: int, back_by: float) -> None:
+        """Sleeps until enough wait, or none has come for `gather_s`: a batch of one costs nearly what a batch of
+        sixteen costs. Clients whose last batch ended together come back together; until `back_by` they are awaited, so
+        many that `expected` wait. Without that, groups of clients would take turns for ever, with a part of a batch
+        each."""
+        until = max(time.monotonic() + _LONGEST_GATHERING * self.gather_s, back_by)
         while len(self._heap) < most and not self._closed:
-            now = time.monotonic()
-            left = min(max(self._arrived, freed) + self.gather_s, until) - now
-            if left <= 0:
+            quiet = self._arrived + self.gather_s
+            if len(self._heap) < expected:
+                quiet = max(quiet, back_by)
+            if (left := min(quiet, until) - time.monotonic()) <= 0:
                 return
             self._changed.wait(left)
 
@@ -110,7 +118,8 @@ class WaitingRoom:
                 others.append(entry)
         for entry in others:
             heapq.heappush(self._heap, entry)
-        self._left.extend([time.monotonic()] * len(chosen))
+        self._dealt, self._dealt_at = len(chosen), time.monotonic()
+        self._left.extend([self._dealt_at] * len(chosen))
         return chosen
 
     def expire(self) -> None:

@@ -82,6 +82,14 @@ def from_nothing(name: str, config: LoopConfig, architecture: str) -> list[Probl
     return [warn("optimizer-slow", what, remedy, evidence=evidence)]
 
 
+def others(count: int, *, heard: bool) -> list[Problem]:
+    """Whether the `count` further teachers of `labels.others` are `heard` by anything that is learned."""
+    if heard or not count:
+        return []
+    what = f"the student learns from no distribution of the {count + 1} teachers, so labels.others adds nothing"
+    return [warn("others-unused", what, "raise distil.alpha, leave self_teacher out, or leave labels.others out")]
+
+
 def weights(
     alpha: Schedule, temperature: Schedule, *, own_texts: bool, asked: bool = False, own_past: bool = False
 ) -> list[Problem]:

@@ -106,6 +106,8 @@ def objective(case: Case) -> Iterator[Problem]:
         section.alpha, section.temperature, own_texts=own_texts, own_past=own_past,
         asked=bool(section.features or section.on_policy),
     )  # fmt: skip
+    heard = section.learns_from_labels or section.on_policy is not None
+    yield from train_checks.others(len(recipe.labels.others), heard=heard)
     found = case.step
     if found is None:
         return
