@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,22 +49,13 @@ class Speed:
     requests_per_second: float
 
 
-def speed_of(ask: Callable[[str], int], sources: Sequence[str], clients: int) -> Speed:
-    """`ask` gives the number of tokens written; `clients` of them wait at a time."""
-
-    def timed(source: str) -> tuple[float, int]:
-        begun = time.perf_counter()
-        tokens = ask(source)
-        return time.perf_counter() - begun, tokens
-
-    begun = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        found = list(pool.map(timed, sources))
-    seconds = time.perf_counter() - begun
-    times = sorted(1000 * each for each, _ in found)
+def speed_of(system: Served, sources: Sequence[str], clients: int) -> Speed:
+    """Of `system` behind its server, where `clients` wait at a time."""
+    found = system.asked(sources, clients)
+    times = sorted(1000 * each for each in found.seconds)
     return Speed(
-        statistics.median(times), times[max(0, round(0.95 * len(times)) - 1)],
-        sum(tokens for _, tokens in found) / seconds, len(found) / seconds,
+        statistics.median(times), times[max(0, round(0.95 * len(times)) - 1)], sum(found.tokens) / found.wall_s,
+        len(times) / found.wall_s,
     )  # fmt: skip
 
 
@@ -77,7 +66,7 @@ def overhead(system: Served, sources: Sequence[str], rounds: int) -> float:
         # Texts that differ by a space, in turns, so that neither finds its prompts in an engine's own cache.
         texts = [[source + " " * (2 * number + side) for source in sources] for side in (0, 1)]
         bare = system.bare(texts[number % 2], 16)
-        behind = speed_of(system.over_http, texts[1 - number % 2], 16).requests_per_second
+        behind = speed_of(system, texts[1 - number % 2], 16).requests_per_second
         shares.append(behind / bare)
     return statistics.median(shares)
 
@@ -102,7 +91,7 @@ def measure(run: Path, count: int, rounds: int, threads: int | None, scratch: Pa
 
 def _system(name: str, place: Any, sources: Sequence[str], rounds: int, threads: int | None) -> dict[str, Any]:
     with served(name, place, threads) as system:
-        speeds = {str(level): _as_dict(speed_of(system.over_http, sources, level)) for level in LEVELS}
+        speeds = {str(level): _as_dict(speed_of(system, sources, level)) for level in LEVELS}
         found = {"engine": system.engine, "bytes": system.bytes, "memory": system.memory, "clients": speeds}
         return found | {"server_over_engine_c16": overhead(system, sources, rounds)}
 

@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 from transformers import AutoTokenizer
 
+from benchmarks.clients import Answered, Clients, answer, clients
 from instil.core.errors import ModelError
 from instil.data.records import Record
 from instil.evaluate.rouge import Rouge, tokenizer_for
@@ -43,6 +44,7 @@ class Served:
     url: str
     model: ServedModel
     client: httpx.Client
+    clients: Clients
 
     @property
     def engine(self) -> str:
@@ -61,15 +63,11 @@ class Served:
 
     def answer(self, source: str) -> tuple[str, int]:
         """The text for one source, over HTTP, and its tokens."""
-        body = {"inputs": [source], "max_new_tokens": MOST, "deadline_s": 600}
-        reply = self.client.post(f"{self.url}/v1/generate", json=body)
-        reply.raise_for_status()
-        found = reply.json()
-        return found["outputs"][0], found["usage"]["completion_tokens"]
+        return answer(self.client, self.url, source, MOST)
 
-    def over_http(self, source: str) -> int:
-        """Tokens of the text for one source."""
-        return self.answer(source)[1]
+    def asked(self, sources: Sequence[str], clients: int) -> Answered:
+        """All of `sources` over HTTP, by so many clients at a time."""
+        return self.clients.ask(self.url, sources, clients=clients, most=MOST)
 
     def bare(self, sources: Sequence[str], batch: int) -> float:
         """Texts a second of the engine alone, in batches as the server makes them."""
@@ -104,8 +102,8 @@ def served(name: str, spec: ModelSpec, threads: int | None, *, queue: int = 64, 
     while not server.started:
         time.sleep(0.01)
     try:
-        with httpx.Client(timeout=600, limits=httpx.Limits(max_connections=64)) as client:
-            yield Served(f"http://127.0.0.1:{door.getsockname()[1]}", service.model(None), client)
+        with httpx.Client(timeout=600, limits=httpx.Limits(max_connections=64)) as client, clients() as others:
+            yield Served(f"http://127.0.0.1:{door.getsockname()[1]}", service.model(None), client, others)
     finally:
         server.should_exit = True
         thread.join()

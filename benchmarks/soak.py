@@ -84,7 +84,7 @@ def growth(memory: Sequence[int]) -> float:
 def soak(system: Served, texts: Sequence[str], seconds: float) -> dict[str, Any]:
     """All of it."""
     known = {text: system.answer(text)[0] for text in texts}
-    capacity = speed_of(system.over_http, [*texts, *texts], 16).requests_per_second
+    capacity = speed_of(system, [*texts, *texts], 16).requests_per_second
     console.say(f"  {system.engine}: {capacity:.1f} texts a second; sending {_LOAD * capacity:.1f}")
     counts, memory = asyncio.run(storm(system.url, known, _LOAD * capacity, seconds))
     good = counts["answered"] + counts["refused 429"]
