@@ -42,6 +42,18 @@ def server(models: Path) -> Iterator[serving.Running]:
         yield found
 
 
+def test_an_answer_on_an_open_connection_waits_for_no_acknowledgement(server: serving.Running) -> None:
+    """A second small packet waits 40 ms for that of the first where Nagle's algorithm is on."""
+    body = {"model": "student", "inputs": ["one two"], "max_new_tokens": 4}
+    times = []
+    with httpx.Client() as client:
+        for _ in range(60):
+            begun = time.perf_counter()
+            client.post(f"{server.url}/v1/generate", json=body).raise_for_status()
+            times.append(time.perf_counter() - begun)
+    assert min(times[30:]) < 0.035, "the first ones are acknowledged at once"
+
+
 def greedy(text: str, count: int) -> str:
     """What transformers itself writes."""
     model, tokenizer = tiny.tiny_model("qwen3"), tiny.tiny_tokenizer("decoder-only")

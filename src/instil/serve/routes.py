@@ -30,7 +30,8 @@ router = APIRouter(prefix="/v1", responses=_REFUSALS)
 _LOOK_EVERY_S = 1.0
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
+    # Not `async` it would be asked for in another thread.
     service: Service = request.app.state.service
     return service
 

@@ -51,7 +51,9 @@ class DrainingServer(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 is any free one. Raises `ConfigError` for an address that cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family)
+    # Named, or asyncio does not take it for TCP and leaves Nagle's algorithm on: each answer on a connection that stays
+    # open would wait 40 ms for the client's acknowledgement of its head.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
