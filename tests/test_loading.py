@@ -218,6 +218,8 @@ def test_a_bert_that_decodes_is_let_through(folder: Path) -> None:
 def test_places_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no such folder" in refusal(tmp_path / "nothing")
     assert "no such file" in refusal(tmp_path / "nothing.gguf")
+    (tmp_path / "recipe.yaml").write_text("name: x")
+    assert "recipe.yaml: a file, and no model's" in refusal(tmp_path / "recipe.yaml")
     assert BUILT_IN in refusal("wheel:nothing")
     assert "hub id" in refusal("not a name")
 

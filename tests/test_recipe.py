@@ -132,6 +132,9 @@ def test_a_recipe_that_is_not_there_or_a_folder_is_one_line(tmp_path: Path) -> N
     [
         ("distil.alpha=2", "--set distil.alpha=2: distil.alpha: a share lies between 0 and 1 (found 2)"),
         ("distill.alpha=2", "--set distill.alpha=2: distill: unknown key; did you mean 'distil'?"),
+        ("distil.loop.budget=3", "budget: is 3, but it has parts of its own: steps, epochs, tokens, minutes"),
+        ("evaluate.split=zzz", "evaluate.split: is 'zzz'; choose one of validation, test"),
+        ("name=", "name: is empty; give a text"),
         ("student.layers=", "neither a model nor layers"),
         ("name.sub=1", "--set name.sub=1: name is a value, not a section"),
         ("distil.alpha", "write it as section.key=value"),

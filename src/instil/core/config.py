@@ -83,13 +83,22 @@ def _message(model: type[BaseModel], detail: ErrorDetails, place: Place) -> str:
     value = detail.get("input")
     if detail["type"] == "literal_error":
         options = str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
-        return f"is {value!r}; choose one of {', '.join(options)}{_did_you_mean(str(value), options)}"
+        return f"is {value!r}; choose one of {', '.join(options)}{_close_to(str(value), options)}"
+    if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        fields = _siblings(model, (*place, ""))
+        return f"is {value!r}, but it has parts of its own{': ' if fields else ''}{', '.join(fields)}"
+    if detail["type"] == "string_type" and value is None:
+        return "is empty; give a text"
     return f"{message} (found {value!r})" if isinstance(value, (str, int, float, bool)) else message
 
 
 def _did_you_mean(word: str, options: list[str]) -> str:
+    return _close_to(word, options) or (f"; known: {', '.join(options)}" if options else "")
+
+
+def _close_to(word: str, options: list[str]) -> str:
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(options)}" if options else ""
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _siblings(model: type[BaseModel], place: Place) -> list[str]:

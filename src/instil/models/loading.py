@@ -147,6 +147,8 @@ def _from_hub(ref: str, revision: str | None, say: Say, patterns: Sequence[str] 
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    if Path(ref).expanduser().is_file():
+        raise ModelError(f"{ref}: a file, and no model's; name a model's folder, a GGUF file or a hub id")
     if ref.startswith((".", "/", "~")) or ref.count("/") > 1:
         raise ModelError(f"{ref}: no such folder; check the path (a hub id looks like google-t5/t5-small)")
     say(f"{ref}: asking the hub")
