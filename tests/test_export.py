@@ -23,6 +23,7 @@ from instil.export import publish
 from instil.export.engines import open_engine
 from instil.export.formats import precision_of
 from instil.export.parity import EXACT, PARITY_NAME, ParityError, Probe, compare
+from instil.export.place import place_of
 from instil.export.rotation import can_rotate, rotate
 from instil.export.sheet import SHEET_NAME, Sheet, read_sheet
 from instil.export.smoothing import is_rounded, smooth
@@ -101,6 +102,7 @@ def test_an_exact_export_writes_what_the_student_writes(target: Any, name: str, 
     wanted = student.generator.generate(sources, max_new_tokens=8, batch_size=2)
     assert engine.generate(sources, max_new_tokens=8, batch_size=3) == wanted
     assert engine.parameters == student.generator.parameters and engine.bytes > 0
+    assert place_of(made.folder, [], force=True) == made.folder
 
 
 def test_prompt_and_limits_travel(llama: Student, tmp_path: Path) -> None:

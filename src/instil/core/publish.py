@@ -83,11 +83,11 @@ def publish_folder(folder: Path) -> Iterator[Path]:
                 _sync(path)
         old = folder.with_name(f"{OLD_PREFIX}{folder.name}")
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
             folder.rename(old)
         aside.rename(folder)
         _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise storage_error(error, folder) from error
@@ -96,20 +96,24 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sweep(root: Path, *, inner: bool = False) -> None:
     """Remove what killed processes left aside directly under `root`, or with `inner` also in the folders below; an old
     folder without a successor is put back."""
     for old in root.glob(f"{OLD_PREFIX}*"):
         folder = root / old.name.removeprefix(OLD_PREFIX)
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         else:
             old.rename(folder)
     for path in root.glob(f"{ASIDE_PREFIX}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
     if inner:
         for folder in [path for path in root.rglob("*") if path.is_dir()]:
             sweep(folder)

@@ -28,6 +28,7 @@ from instil.export.parity import (
     compare,
     require,
 )
+from instil.export.place import place_of
 from instil.export.rotation import can_rotate, rotate
 from instil.export.sheet import Format
 from instil.export.smoothing import is_rounded, smooth
@@ -57,12 +58,11 @@ def export_student(
 ) -> Exported:  # fmt: skip
     """Write `student` as `target` into `out`, if the reloaded export proves to be the student.
 
-    Raises `ConfigError` where `out` exists and `force` is off, `ParityError` for an export that differs too much; an
-    old `out` stands until the new one does.
+    Raises `ConfigError` where `out` holds anything but an earlier export, or that and `force` is off, `ParityError` for
+    an export that differs too much; an old `out` stands until the new one does.
     """
     chosen = precision_of(target, precision)
-    if out.exists() and not force:
-        raise ConfigError(f"{out}: exists already; add --force to replace it, or give another folder with --out")
+    out = place_of(out, [Path(student.loaded.ref)], force=force)
     if not probes:
         raise ConfigError("there is nothing to compare on; give sources with --probes FILE")
     ways = _ways(student, probes) if (target, chosen) == ("ctranslate2", "int8") else {"as it is": lambda: student}

@@ -36,11 +36,13 @@ def export(
     target = _format(to)
     from instil.core import console
     from instil.export.formats import precision_of
+    from instil.export.place import place_of
     from instil.export.publish import export_student
     from instil.export.student import open_student
 
     chosen = precision_of(target, precision)
     place = out or student.resolve().parent / f"{student.resolve().name}-{target}-{chosen}"
+    place_of(place, [student], force=force)  # Before the student is loaded, which may take minutes.
     loaded = open_student(student)
     from instil.evaluate.rouge import Rouge, tokenizer_for
 
