@@ -351,6 +351,13 @@ def test_parts_made_apart_are_the_store_made_at_once(tmp_path: Path) -> None:
         open_store(parts[1])
     with pytest.raises(LabelError, match=r"shard-00000.safetensors, shard-00003.safetensors of 4 shards in none"):
         merge_stores(parts[1:], tmp_path / "torn")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for place in (tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
+        with pytest.raises(LabelError, match="holds other things than a store, which stay; name a new folder"):
+            merge_stores(parts, place)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    (tmp_path / "merged").mkdir()
     merge_stores(parts[::-1], tmp_path / "merged")
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
     with pytest.raises(LabelError, match="a store already"):

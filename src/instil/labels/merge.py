@@ -21,10 +21,13 @@ from instil.labels.writer import measured
 def merge_stores(parts: Sequence[Path], folder: Path) -> StoreManifest:
     """The store of all shards of `parts`, written to the new `folder`; the parts stay as they are.
 
-    Raises `LabelError` where parts were made from different things, one is damaged, or a shard is missing.
+    Raises `LabelError` where `folder` holds anything, parts were made from different things, one is damaged, or a shard
+    is missing.
     """
     if (folder / MANIFEST_NAME).exists():
         raise LabelError(f"{folder}: there is a store already; name a new folder")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise LabelError(f"{folder}: holds other things than a store, which stay; name a new folder")
     manifests = [read_store_manifest(part) for part in parts]
     first = manifests[0]
     for part, manifest in zip(parts, manifests, strict=True):
