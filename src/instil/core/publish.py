@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from instil.core.errors import storage_error
+from instil.core.errors import StorageError, storage_error
 
 ASIDE_PREFIX = ".aside-"
 OLD_PREFIX = ".old-"
@@ -27,21 +27,35 @@ def _aside(path: Path) -> Path:
     return path.with_name(f"{ASIDE_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step. Raises `StorageError` when the disk refuses; the old file stays."""
+def _renamed(error: OSError, aside: Path, path: Path) -> StorageError:
+    """`error` in one line that names `path`, which users know, and not `aside`."""
+    return StorageError(str(storage_error(error, path)).replace(str(aside), str(path)))
+
+
+@contextmanager
+def publish_file(path: Path) -> Iterator[Path]:
+    """Yields the name of a file to write beside `path`; on a clean exit it takes the name `path`, replacing an old one.
+
+    On an exception the old file stays. Operating system errors from inside leave as `StorageError`.
+    """
     aside = _aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        _sync(aside)
         aside.replace(path)
         _sync(path.parent)
     except OSError as error:
+        raise _renamed(error, aside, path) from error
+    finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise storage_error(error, path) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step. Raises `StorageError` when the disk refuses; the old file stays."""
+    with publish_file(path) as aside:
+        aside.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,6 +78,20 @@ def link(source: Path, target: Path) -> None:
 
 
 @contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `folder`, which is removed in the end. Operating system errors from inside leave as
+    `StorageError` that names `folder`."""
+    aside = _aside(folder)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+    except OSError as error:
+        raise _renamed(error, aside, folder) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; on a clean exit it takes the name `folder`, replacing an old one.
 
@@ -71,12 +99,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     replacement leaves the old folder under another name; `sweep` puts it back. Operating system errors from inside
     leave as `StorageError`.
     """
-    aside = _aside(folder)
-    try:
-        aside.mkdir(parents=True)
-    except OSError as error:
-        raise storage_error(error, folder) from error
-    try:
+    with scratch_folder(folder) as aside:
         yield aside
         for path in aside.rglob("*"):
             if path.is_file():
@@ -88,12 +111,6 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         aside.rename(folder)
         _sync(folder.parent)
         _remove(old)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise storage_error(error, folder) from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def _remove(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from instil.core.errors import ConfigError
 from instil.export.engines import open_engine
 from instil.export.engines.engine import Engine
 from instil.export.formats import PRECISIONS, precision_of, write_format
+from instil.export.formats.converting import saving
 from instil.export.parity import (
     EXACT,
     PARITY_NAME,
@@ -85,8 +85,8 @@ def _published(
     used = list(probes[:PROBES])
     longest = min(student.target_limit or _LONGEST, _LONGEST)
     if precision != "fp32" and "fp32" in PRECISIONS[target]:
-        with tempfile.TemporaryDirectory(prefix=publish.ASIDE_PREFIX, dir=_parent(out)) as scratch:
-            engine = _written(written, target, "fp32", Path(scratch))
+        with publish.scratch_folder(out) as scratch:
+            engine = _written(written, target, "fp32", scratch)
             proof = compare(student, engine, used[:_PROVED], tolerance=EXACT, max_new_tokens=longest)
             require(proof, f"{target} fp32, before {precision}")
     with publish.publish_folder(out) as aside:
@@ -124,15 +124,11 @@ def _calmed(student: Student, model: Any, probes: Sequence[Probe]) -> Student:
     return dataclasses.replace(student, loaded=loaded)
 
 
-def _parent(out: Path) -> Path:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out.parent
-
-
 def _written(student: Student, target: Format, precision: str, folder: Path) -> Engine:
-    write_format(student, target, precision, folder)
-    with quiet_transformers():
-        student.loaded.tokenizer.save_pretrained(folder)
-        student.loaded.model.generation_config.save_pretrained(folder)
-    student.sheet(target, precision).write(folder)
+    with saving(folder):
+        write_format(student, target, precision, folder)
+        with quiet_transformers():
+            student.loaded.tokenizer.save_pretrained(folder)
+            student.loaded.model.generation_config.save_pretrained(folder)
+        student.sheet(target, precision).write(folder)
     return open_engine(folder)

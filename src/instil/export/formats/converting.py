@@ -1,14 +1,18 @@
-"""What a converter says of a model that it does not know, as one line."""
+"""What a converter says of a model that it does not know, or of a full disk, as one line."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from instil.core.errors import ModelError
 from instil.models.folders import first_line
 from instil.models.head import describe
+
+_ROOM = 1 << 20
 
 
 @contextmanager
@@ -24,3 +28,24 @@ def converting(model: Any, name: str) -> Iterator[None]:
         raise ModelError(
             f"{describe(model)} cannot be converted to {name} ({first_line(error)}); choose another format"
         ) from error
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Raises `OSError` with the system's number where something fails and `folder` takes no more bytes.
+
+    Libraries that write by themselves say so in words of their own, so it is tried: that finds quotas too.
+    """
+    try:
+        yield
+    except Exception as error:
+        try:
+            _fill(folder)
+        except OSError as refused:
+            raise refused from error
+        raise
+
+
+def _fill(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_ROOM))

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from instil.core.errors import ModelError
 from instil.export.formats import hf
-from instil.export.formats.converting import converting
+from instil.export.formats.converting import converting, saving
 from instil.export.formats.onnx_tied import share_embedding
 from instil.export.student import Student
 from instil.models.folders import quiet_transformers
@@ -45,7 +45,8 @@ def write(student: Student, precision: str, folder: Path) -> None:
             write_pair(model, precision, folder)
         return
     _require_offered(model)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, _silence():
+    # `saving` comes first to see the disk as it was when something failed: the scratch is removed behind it.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, saving(folder), _silence():
         hf.write(student, "fp32", Path(scratch))
         student.loaded.tokenizer.save_pretrained(scratch)
         with converting(model, "ONNX"):
