@@ -146,6 +146,35 @@ def test_mistakes_end_in_one_line(tmp_path: Path) -> None:
             Judgements(tmp_path / name).order("ann")
 
 
+def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
+    for name in SYSTEMS:
+        save_outputs(tmp_path / f"{name}.jsonl", outputs(name, 400))
+    new = ("judge", "new", "p.db", "student.jsonl", "teacher.jsonl", "--count", "400")
+    for most in (4000, 20_000):
+        ended = instil(*new, cwd=tmp_path, most_bytes=most)
+        assert ended.code == 1 and ended.said.startswith("p.db: ") and ".aside" not in ended.said, ended.err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["student.jsonl", "teacher.jsonl"]
+    assert instil(*new, cwd=tmp_path).code == 0
+
+
+def test_a_file_that_was_not_made_to_its_end_is_one_line(tmp_path: Path) -> None:
+    kept = made(tmp_path)
+    sqlite3.connect(kept.path, isolation_level=None).execute("delete from about").connection.close()
+    ended = instil("judge", "show", "pairs.db", cwd=tmp_path)
+    assert ended.code == 1 and "pairs.db: was not made to its end; remove it" in ended.said
+    with pytest.raises(DataError, match="was not made to its end"):
+        kept.order("ann")
+
+
+@pytest.mark.parametrize("content", [b'{"source": "a", "target": "b"}\n', b"name: tldr\n", b"\xff\xfe"])
+def test_nobody_is_told_to_delete_their_own_data(content: bytes, tmp_path: Path) -> None:
+    save_outputs(tmp_path / "student.jsonl", outputs("student"))
+    (tmp_path / "mine.jsonl").write_bytes(content)
+    ended = instil("judge", "new", "p.db", "student.jsonl", "mine.jsonl", cwd=tmp_path)
+    assert ended.code == 1 and "name one of outputs/ in an evaluation's folder" in ended.said
+    assert "delete" not in ended.said
+
+
 def test_the_commands(tmp_path: Path) -> None:
     for name in SYSTEMS:
         save_outputs(tmp_path / f"{name}.jsonl", outputs(name))

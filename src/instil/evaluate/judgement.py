@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from instil.core import publish
 from instil.core.errors import ConfigError, DataError, StorageError
 from instil.evaluate.outputs import ScoredOutput
 
@@ -109,21 +110,21 @@ class Judgements:
     ) -> Judgements:  # fmt: skip
         """A new file with `pairs`. `identical`: records whose outputs were the same, so that nobody is asked.
 
-        Raises `ConfigError` where there is a file already, `DataError` without pairs.
+        Raises `ConfigError` where there is a file already, `DataError` without pairs, `StorageError` when the disk
+        refuses; then there is no file.
         """
         if not pairs:
             raise DataError("there is nothing to judge: no two outputs differ; choose other systems or more records")
         if path.exists():
             raise ConfigError(f"{path}: is there already, with answers perhaps; choose another name or remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = cls(path)
         rows = [tuple(getattr(pair, name) for name in Pair.__dataclass_fields__) for pair in pairs]
-        with made._open(new=True) as file:
+        with publish.publish_file(path) as aside, cls(aside)._open(new=True) as file:
+            file.execute("pragma journal_mode = memory")  # A kill then leaves one file aside, no journal.
             file.executescript(_SCHEMA)
             file.execute("insert into about values (?, ?, ?, ?)", (question, seed, common, identical))
             names = ", ".join(Pair.__dataclass_fields__)
             file.executemany(f"insert into pairs ({names}) values (?, ?, ?, ?, ?, ?, ?)", rows)
-        return made
+        return cls(path)
 
     @contextmanager
     def _open(self, *, new: bool = False) -> Iterator[sqlite3.Connection]:
@@ -150,7 +151,10 @@ class Judgements:
 
     def _about(self) -> tuple[str, int, int, int]:
         with self._open() as file:
-            question, seed, common, identical = file.execute("select * from about").fetchone()
+            found = file.execute("select question, seed, common, identical from about").fetchone()
+        if found is None:
+            raise DataError(f"{self.path}: was not made to its end; remove it and make it again with instil judge new")
+        question, seed, common, identical = found
         return question, seed, common, identical
 
     def pairs(self) -> dict[int, Pair]:
