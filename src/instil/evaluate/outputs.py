@@ -50,8 +50,11 @@ def save_outputs(path: Path, outputs: Iterable[ScoredOutput]) -> None:
     publish.write_text(path, "".join(lines))
 
 
-def load_outputs(path: Path, records: Sequence[Record] | None = None) -> list[ScoredOutput]:
-    """The outputs in `path`, an empty list where there is no such file.
+def load_outputs(
+    path: Path, records: Sequence[Record] | None = None, *, remedy: str = "delete it and run the same command again"
+) -> list[ScoredOutput]:
+    """The outputs in `path`, an empty list where there is no such file. `remedy`: what to do about a file that is none;
+    only what instil wrote itself may be deleted.
 
     With `records`, each line must belong to the record in its place (same id, source and targets); fewer lines than
     records are what an interrupted evaluation leaves. Raises `DataError` that names the first line that differs.
@@ -61,19 +64,19 @@ def load_outputs(path: Path, records: Sequence[Record] | None = None) -> list[Sc
     try:
         lines = path.read_bytes().decode("utf8").split("\n")
     except ValueError as error:
-        raise DataError(f"{path}: is not UTF-8; delete it and run the same command again") from error
-    outputs = [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line]
+        raise DataError(f"{path}: is not UTF-8; {remedy}") from error
+    outputs = [_parse(path, number, line, remedy) for number, line in enumerate(lines, start=1) if line]
     if records is not None:
         _check_same_records(path, outputs, records)
     return outputs
 
 
-def _parse(path: Path, number: int, line: str) -> ScoredOutput:
+def _parse(path: Path, number: int, line: str, remedy: str) -> ScoredOutput:
     try:
         values: dict[str, Any] = json.loads(line)
         return ScoredOutput(**{**values, "targets": tuple(values["targets"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}:{number}: is not a saved output; delete the file and run again") from error
+        raise DataError(f"{path}:{number}: is not a saved output; {remedy}") from error
 
 
 def _check_same_records(path: Path, outputs: Sequence[ScoredOutput], records: Sequence[Record]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 judge_app = typer.Typer(help="Blind comparison of two systems by people.", no_args_is_help=True, rich_markup_mode=None)
 
+_REMEDY = "name one of outputs/ in an evaluation's folder"
 JudgementsPath = Annotated[Path, typer.Argument(help="The file of pairs and answers.", show_default=False)]
 
 
@@ -40,7 +41,7 @@ def new(
 
     if first.stem == second.stem:
         raise ConfigError(f"both files are called {first.stem}, which names the system; rename one")
-    columns = {path.stem: load_outputs(_there(path)) for path in (first, second)}
+    columns = {path.stem: load_outputs(_there(path), remedy=_REMEDY) for path in (first, second)}
     pairs, identical = pairs_of(columns, first.stem, second.stem, count=count, seed=seed)
     Judgements.create(file, pairs, question=question or QUESTION, common=common, seed=seed, identical=identical)
     following = f"instil judge show {file}"
@@ -54,7 +55,7 @@ def _there(path: Path) -> Path:
     from instil.core.errors import DataError
 
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; name one of outputs/ in an evaluation's folder")
+        raise DataError(f"{path}: there is no such file; {_REMEDY}")
     return path
 
 
