@@ -100,7 +100,7 @@ def test_a_model_that_only_encodes(role: str, tmp_path: Path) -> None:
         ("teacher.model=./nowhere", ("./nowhere: no such folder",)),
         ("teacher.adapter=nowhere", ("nowhere: no adapter_config.json",)),
         ("teacher.adapter=builtin:nothing", ("instil ships no such thing",)),
-        ("labels.store=nowhere", ("nowhere/store: no manifest.json",)),
+        ("labels.store=nowhere", ("nowhere/store: no such folder; name that of a label stage",)),
         ("student.layers=9", ("cannot keep 9 of 2 layers",)),
         ("teacher.teach.loop.batch_tokens=9", ("batch_tokens is 9 but the longest example has",)),
         ("distil.loop.batch_tokens=9", ("batch_tokens is 9 but the longest example has",)),

@@ -85,4 +85,22 @@ def test_verify_proves_a_store_whole_and_names_what_is_damaged(labelled: Path, t
     assert "Next: run the instil label command that made it again" in ended.out
     told = json.loads(instil("labels", "verify", "hurt", "--json", cwd=tmp_path).out)
     assert told["shards"] == 2 and ["shard-00001" in line for line in told["damaged"]] == [True]
-    assert "no manifest.json" in instil("labels", "verify", "nowhere", cwd=tmp_path).said
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("nothing", "nothing: no such folder; name that of a label stage"),
+        ("recipe.yaml", "recipe.yaml: is a file; name that of a label stage"),
+        ("runs/k", "runs/k: the folder of a run; name one of its label stages: label-1, label-2"),
+        ("runs/k/label-1", "runs/k/label-1: no manifest.json, so labelling has not ended"),
+        ("runs/k/label-2", "runs/k/label-2/store: no manifest.json, so labelling has not ended"),
+    ],
+)
+def test_what_is_no_store_is_told_apart(place: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: k")
+    (tmp_path / "runs" / "k" / "label-1").mkdir(parents=True)
+    (tmp_path / "runs" / "k" / "label-2" / "store").mkdir(parents=True)
+    for command in ("show", "verify"):
+        ended = instil("labels", command, place, cwd=tmp_path)
+        assert ended.code == 1 and says in ended.said

@@ -83,12 +83,22 @@ def read_store_manifest(folder: Path) -> StoreManifest:
         if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
             raise LabelError(f"{path}: format {raw['format']}, but this instil reads format {FORMAT}; label again")
         return StoreManifest.model_validate(raw)
-    except FileNotFoundError:
-        raise LabelError(f"{folder}: no {MANIFEST_NAME}, so labelling has not ended; run instil label again") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise LabelError(f"{folder}: {_lack(folder)}") from None
     except LabelError:
         raise
     except ValueError as error:
         raise LabelError(f"{path}: damaged; delete the folder and run instil label again") from error
+
+
+def _lack(folder: Path) -> str:
+    """Why there is no manifest in `folder`, and what to do."""
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "no such folder"
+        return f"{what}; name that of a label stage, such as runs/NAME/label-..."
+    if labels := sorted(path.name for path in folder.glob("label-*") if path.is_dir()):
+        return f"the folder of a run; name one of its label stages: {', '.join(labels)}"
+    return f"no {MANIFEST_NAME}, so labelling has not ended; run instil label again"
 
 
 def damage_of(folder: Path, entry: ShardEntry) -> str:
