@@ -10,6 +10,7 @@ import pytest
 
 from instil.core.errors import StorageError
 from instil.export import publish
+from instil.export.formats.converting import saving
 from test_export import PROBES, tiny_student, wide_student
 
 
@@ -31,4 +32,17 @@ def test_a_full_disk_is_one_line(target: Any, precision: str, most: int, tmp_pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(caught.value).startswith(str(tmp_path / "out")) and "\n" not in str(caught.value)
-    assert ".aside" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["student"]
+    assert not any(word in str(caught.value) for word in (".aside", "out/tmp"))
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize(("size", "raises"), [(1 << 20, RuntimeError), (3 << 20, OSError)])
+def test_a_library_that_removes_what_it_wrote_is_seen_through(size: int, raises: type, tmp_path: Path) -> None:
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))
+    try:
+        with pytest.raises(raises), saving(tmp_path, size):
+            raise RuntimeError("basic_ios::clear: iostream error")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -31,21 +31,23 @@ def converting(model: Any, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def saving(folder: Path) -> Iterator[None]:
-    """Raises `OSError` with the system's number where something fails and `folder` takes no more bytes.
+def saving(folder: Path, size: int = _ROOM) -> Iterator[None]:
+    """Raises `OSError` with the system's number where something fails and `folder` does not take `size` bytes.
 
-    Libraries that write by themselves say so in words of their own, so it is tried: that finds quotas too.
+    Libraries that write by themselves say so in words of their own, so it is tried: that finds quotas too. `size` is of
+    what they write where they remove it when they fail.
     """
     try:
         yield
     except Exception as error:
         try:
-            _fill(folder)
+            _fill(folder, size)
         except OSError as refused:
             raise refused from error
         raise
 
 
-def _fill(folder: Path) -> None:
+def _fill(folder: Path, size: int) -> None:
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(_ROOM))
+        for _ in range(0, size, _ROOM):
+            file.write(bytes(_ROOM))

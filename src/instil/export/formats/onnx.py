@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 
+from instil.core import publish
 from instil.core.errors import ModelError
 from instil.export.formats import hf
 from instil.export.formats.converting import converting, saving
@@ -46,11 +46,11 @@ def write(student: Student, precision: str, folder: Path) -> None:
         return
     _require_offered(model)
     # `saving` comes first to see the disk as it was when something failed: the scratch is removed behind it.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, saving(folder), _silence():
-        hf.write(student, "fp32", Path(scratch))
+    with publish.scratch_folder(folder) as scratch, saving(folder), _silence():
+        hf.write(student, "fp32", scratch)
         student.loaded.tokenizer.save_pretrained(scratch)
         with converting(model, "ONNX"):
-            _build(Path(scratch), precision, folder)
+            _build(scratch, precision, folder)
 
 
 def _require_offered(model: Any) -> None:

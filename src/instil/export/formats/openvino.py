@@ -16,7 +16,7 @@ import openvino
 import torch
 from torch import Tensor, nn
 
-from instil.export.formats.converting import converting
+from instil.export.formats.converting import converting, saving
 from instil.export.student import Student
 
 MODEL_NAME = "model.xml"
@@ -32,7 +32,8 @@ def write(student: Student, precision: str, folder: Path) -> None:
         # What is traced is proved afterwards, on texts of other lengths.
         warnings.simplefilter("ignore")
         made = openvino.convert_model(whole, example_input=(ids_BS, ids_BT)[: 1 + model.config.is_encoder_decoder])
-    openvino.save_model(made, folder / MODEL_NAME, compress_to_fp16=precision == "fp16")
+    with saving(folder, student.generator.bytes):
+        openvino.save_model(made, folder / MODEL_NAME, compress_to_fp16=precision == "fp16")
 
 
 class _EncoderDecoder(nn.Module):
