@@ -15,11 +15,14 @@ from harm import (
     Harm,
     another_end,
     as_student,
+    as_system,
     as_teacher,
+    bare_system,
     both,
     changed_model,
     conditions,
     each,
+    few_outputs,
     held_out_too,
     more_tokens,
     no_numbers,
@@ -58,7 +61,12 @@ class Broken:
 
 _TEACH = {"teacher": {"teach": {"loop": {"budget": {"steps": 3}, "trackers": []}}}}
 _SERVED = {"url": "http://127.0.0.1:9", "retries": 0, "timeout_s": 2}
+_TOKENS = {"tokens": 3}
 _LONG = {"source": 400, "target": 16}
+
+
+def _systems(**system: Any) -> dict[str, Any]:
+    return {"evaluate": {"systems": {"theirs": system}}}
 
 
 BROKEN = (
@@ -149,7 +157,28 @@ BROKEN = (
         "the server is away", "server-unreachable", sections={"teacher": {"served": _SERVED}},
         harm=as_teacher(lambda: str(models_folder() / "llama")),
     ),
+    # What is named for later.
+    Broken("no such outputs", "data-unusable", sections=_systems(outputs="nowhere.jsonl")),
+    Broken("outputs of other records", "data-unusable", harm=few_outputs),
+    Broken("no such system", "model-unusable", sections=_systems(model="./nowhere")),
+    Broken("a system without weights", "model-unusable", harm=bare_system),
+    Broken("an encoder is compared", "encoder-only", harm=as_system(lambda: str(models_folder() / "bert"))),
+    Broken("a system's server is away", "server-unreachable", sections=_systems(endpoint=_SERVED)),
+    Broken(
+        "no such embedder", "model-unusable",
+        sections={"evaluate": {"metrics": ["embedding_similarity"], "embedder": "/nowhere"}},
+    ),
+    Broken(
+        "an assistant of too many layers", "model-unusable", sections={"assistants": [{"student": {"layers": 9}}]}
+    ),
+    Broken(
+        "more layers than an assistant has", "model-unusable",
+        sections={"assistants": [{"student": {"layers": 1}}], "student": {"layers": 2, "scratch": None}},
+    ),
     # Vocabularies.
+    Broken(
+        "too few tokens", "recipe-wrong", sections={"student": {"layers": 1, "scratch": None, "vocabulary": _TOKENS}}
+    ),
     Broken("other tokens", "tokenizers-differ", harm=as_student(unigram)),
     Broken(
         "other tokens for features", "recipe-wrong", sections={"distil": {"alpha": 0, "features": {}}},
@@ -177,6 +206,11 @@ BROKEN = (
     ),
     Broken("labels of other rows", "labels-misaligned", harm=rolled_labels),
     Broken("no store", "labels-unusable", sections={"labels": {"store": "nowhere"}}),
+    Broken("no store for a taught teacher", "labels-unusable", sections={**_TEACH, "labels": {"store": "nowhere"}}),
+    Broken(
+        "no store of another", "labels-unusable",
+        sections={"labels": {"others": [{"store": "nowhere", "weight": 0.3}]}},
+    ),
     Broken("no completions", "recipe-wrong", sections={"labels": {"completions": "nowhere.jsonl"}}),
     # The objective.
     Broken("alpha is nothing", "teacher-unused", "warn", {"distil": {"alpha": 0}}),

@@ -158,6 +158,24 @@ def as_teacher(make: Callable[[], str]) -> Harm:
     return lambda folder: with_model(folder, "teacher", make())
 
 
+def as_system(make: Callable[[], str]) -> Harm:
+    """A system with that model, to compare with."""
+    return lambda folder: with_key(folder, "evaluate", "systems", {"theirs": {"model": make()}})
+
+
+def bare_system(folder: Path) -> None:
+    """A system to compare with whose folder has no weights."""
+    copy = Path(shutil.copytree(taught(150), folder / "bare"))
+    (copy / "model.safetensors").unlink()
+    with_key(folder, "evaluate", "systems", {"theirs": {"model": str(copy)}})
+
+
+def few_outputs(folder: Path) -> None:
+    """A system to compare with whose file of outputs has that of one record."""
+    write_rows(folder, [{"id": "none", "output": "words"}], "few.jsonl")
+    with_key(folder, "evaluate", "systems", {"theirs": {"outputs": str(folder / "few.jsonl")}})
+
+
 def settings(name: str, **values: Any) -> Callable[[Path], None]:
     """Changes values of a JSON file of a model."""
 

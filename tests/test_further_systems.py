@@ -125,3 +125,15 @@ def test_the_command_holds_a_file_beside_the_teacher(tmp_path: Path) -> None:
     assert "write NAME=theirs.jsonl" in instil("evaluate", "recipe.yaml", "--outputs", "theirs.jsonl", cwd=folder).err
     ended = instil("evaluate", "recipe.yaml", "--outputs", "lead1=theirs.jsonl", cwd=folder)
     assert "lead1 is the name of a system that is there already" in ended.said
+
+
+@pytest.mark.parametrize("options", [(), ("--probe",)])
+def test_what_a_file_lacks_is_told_before_the_teacher_is_taught(tmp_path: Path, options: tuple[str, ...]) -> None:
+    folder = project(tmp_path, pairs=60)
+    ended = instil("evaluate", "recipe.yaml", "--outputs", "theirs=none.jsonl", *options, cwd=folder)
+    assert (ended.code, ended.said) == (1, "none.jsonl: there is no such file of outputs; check the path")
+    assert not (folder / "runs").exists()
+    written(folder / "few.jsonl", [{"id": "none", "output": "words"}])
+    ended = instil("evaluate", "recipe.yaml", "--outputs", "theirs=few.jsonl", *options, cwd=folder)
+    assert ended.said.startswith("few.jsonl: lacks 6 of 6 records")
+    assert [path.name.partition("-")[0] for path in folder.glob("runs/*/*")] == ["data"]

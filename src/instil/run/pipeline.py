@@ -39,11 +39,13 @@ from instil.run.stages.evaluate import (
     summary_of,
     systems_of,
 )  # fmt: skip
+from instil.run.stages.further import check_further, check_outputs
 from instil.run.stages.label import Labels, write_part
 from instil.run.stages.made_models import MODEL_NAME
 from instil.run.stages.others import check_others, run_labels
 from instil.run.stages.student import check_student, run_student
 from instil.run.stages.synthesise import run_synthesise
+from instil.run.stages.tasks import examined_records
 from instil.run.stages.teach import Teacher, run_teach
 from instil.run.stages.tokens import check_tokenizers, needs_labels
 from instil.train.session import read_history
@@ -134,7 +136,13 @@ class Pipeline:
     @cached_property
     def evaluation(self) -> Artifact:
         """The comparison of all systems."""
+        self._check_systems()
         return run_evaluate(self.shop, self.recipe, self.data, self.teacher, self.students, self.asked)
+
+    def _check_systems(self) -> None:
+        """Before hours are spent on teacher and students."""
+        check_further(self.recipe)
+        check_outputs(self.recipe, examined_records(self.data.splits, self.recipe.evaluate))
 
     @cached_property
     def further(self) -> dict[str, Comparison]:
@@ -148,6 +156,7 @@ class Pipeline:
 
     def probe(self) -> list[Probed]:
         """What each system does with odd sources; also written to `probe.json`."""
+        self._check_systems()
         systems, _ = systems_of(self.recipe, self.data, self.teacher, self.students, self.asked)
         with console.progress("probe", len(systems) * len(PROBES), "answers") as advance:
             found = probe_systems(systems, max_new_tokens=self.recipe.evaluate.max_new_tokens, done=advance)

@@ -6,7 +6,7 @@ A part that cannot be read becomes a problem once, under the group that it belon
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
@@ -28,6 +28,7 @@ from instil.objectives.sparse import SparseLabels
 from instil.run.check.step import Step, Untrained, logits_of, take_step
 from instil.run.recipe import Recipe
 from instil.run.sections.distil import DistilConfig
+from instil.run.sections.student import StudentConfig
 from instil.run.stages.label import Labels
 from instil.run.stages.others import beside, open_labels
 from instil.run.stages.scratch import scratch_student
@@ -57,12 +58,14 @@ class Case:
     read: Callable[[], tuple[Splits, Account]] | None = None
     broken: dict[str, list[Problem]] = field(default_factory=dict)
 
-    def part(self, group: str, make: Callable[[], T]) -> T | None:
-        """What `make` gives; None where it raises a user's error, which is kept as a problem of `group`."""
+    def part(self, group: str, make: Callable[[], T], *, where: str = "") -> T | None:
+        """What `make` gives; None where it raises a user's error, which is kept as a problem of `group`. `where`: the
+        section that it is about, where its message does not say so."""
         try:
             return make()
         except InstilError as error:
-            self._break(group, [problem_of(error)])
+            problem = problem_of(error)
+            self._break(group, [replace(problem, where=where) if where else problem])
             return None
 
     def _break(self, group: str, problems: Sequence[Problem]) -> None:
@@ -84,26 +87,27 @@ class Case:
         if self.recipe.teacher.scratch:
             self.part("models", lambda: kind_of(self.recipe.teacher.model))
             return None
-        return self._reader(self.recipe.teacher.model, self.recipe.teacher.revision)
+        return self.reader(self.recipe.teacher.model, self.recipe.teacher.revision)
 
     @cached_property
     def student_reader(self) -> Reader | None:
         """How a student with a model of its own reads; None for any other."""
         section = self.recipe.student
-        return self._reader(section.model, section.revision) if section and section.model else None
+        return self.reader(section.model, section.revision) if section and section.model else None
 
     @cached_property
     def other_readers(self) -> list[tuple[str, Reader]]:
         """How further teachers read that are at hand, each with its title."""
         found = []
         for each in self.recipe.labels.other_teachers:
-            if reader := self._reader(each.model, each.revision):
+            if reader := self.reader(each.model, each.revision):
                 found.append((each.title, reader))
                 if not self.quick:  # That weights and adapter are there is a finding of the case itself.
                     self.part("models", partial(beside, self.recipe, each))
         return found
 
-    def _reader(self, ref: str, revision: str | None) -> Reader | None:
+    def reader(self, ref: str, revision: str | None) -> Reader | None:
+        """How the model that `ref` names reads; None where it cannot be had, which is kept as a problem."""
         if unreachable := hub(ref, revision):
             self._break("models", unreachable)
             return None
@@ -192,18 +196,27 @@ class Case:
         if section is None or self.quick or (section.model and not self.student_reader):
             return None
         later = section.choice == "taught" or (section.scratch and section.scratch.tokenizer)
-        return None if later else self.part("models", self._build)
+        return None if later else self.part("models", lambda: self._build(section, self.instructor))
 
-    def _build(self) -> Untrained | None:
-        recipe, section = self.recipe, self.recipe.student
-        assert section is not None
+    @cached_property
+    def instructor(self) -> LoadedModel | None:
+        """Who the student is made out of: the last assistant, built as quickly as a student, or the teacher."""
+        found = self.teacher
+        for number, assistant in enumerate(self.recipe.assistants if found else ()):
+            build = partial(self._build, assistant.student, found)
+            made = self.part("models", build, where=f"assistants[{number}].student")
+            found = replace(found, model=made.model, tokenizer=made.tokenizer) if found and made else found
+        return found
+
+    def _build(self, section: StudentConfig, above: LoadedModel | None) -> Untrained | None:
+        recipe = self.recipe
         if section.model:
             own = load_model(section.model, revision=section.revision, accept_licences=recipe.accept_licences)
             return Untrained(_usable(own).model, own.tokenizer)
-        if self.teacher is None:
+        if above is None:
             return None
         if section.scratch:
-            return Untrained(*scratch_student(section.scratch, self.teacher, (), recipe.seed)[:2])
+            return Untrained(*scratch_student(section.scratch, above, (), recipe.seed)[:2])
         if not (section.layers or section.encoder_layers or section.keep or section.width):
             return None
         quickly = section.model_copy(
@@ -215,8 +228,8 @@ class Case:
         measured = section.width or quickly.choice == "block-influence"
         if measured and not self.encoded[0]:
             return None
-        model, told = cut_student(recipe, quickly, self.split("train") if measured else (), self.teacher)
-        return Untrained(model.eval(), self.teacher.tokenizer, told["depth"].get("decoder", {}).get("kept"))
+        model, told = cut_student(recipe, quickly, self.split("train") if measured else (), above)
+        return Untrained(model.eval(), above.tokenizer, told["depth"].get("decoder", {}).get("kept"))
 
     @cached_property
     def step(self) -> Step | None:

@@ -132,9 +132,12 @@ def _stamps(pipeline: Pipeline) -> list[Any]:
     recipe = pipeline.recipe
     teachers = (recipe.teacher, *recipe.labels.other_teachers)
     places = [place for each in teachers for place in (each.model, each.adapter)]
-    places += [recipe.student.model if recipe.student else None, recipe.labels.store]
-    folders = [Path(place).expanduser() for place in places if place]
-    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.rglob("*")) if file.is_file()]
+    places += [recipe.student.model if recipe.student else None, recipe.labels.store, recipe.evaluate.embedder]
+    places += [other.store for other in recipe.labels.others]
+    places += [assistant.student.model for assistant in recipe.assistants]
+    places += [place for each in recipe.evaluate.systems.values() for place in (each.outputs, each.model)]
+    named = [Path(place).expanduser() for place in places if place]
+    files = [file for place in named for file in (place, *sorted(place.rglob("*"))) if file.is_file()]
     stamps: list[Any] = [[file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     with suppress(InstilError):  # What cannot be read is for the checks to tell.
         stamps += sorted(content(recipe, pipeline.base).items())

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from instil.core.errors import ModelError
-from instil.core.problems import Problem, fail, info, problem_of
+from instil.core.problems import Problem
 from instil.data import preflight as data_checks
 from instil.data.records import SPLIT_NAMES
 from instil.models import preflight as model_checks
 from instil.models import preflight_tokens as token_checks
 from instil.models.loading import Reader
-from instil.models.served import Endpoint
-from instil.run.check import environment
+from instil.run.check import environment, named
 from instil.run.check.case import Case
 from instil.run.check.models import alignment, objective, teacher
 from instil.run.check.resources import resources
@@ -32,8 +30,10 @@ def models(case: Case) -> Iterator[Problem]:
         yield from model_checks.preflight(role, reader, case.recipe.prompt)
     yield from case.context
     if case.recipe.teacher.served:
-        yield from _server(case)
+        yield from named.server(case.recipe.teacher.served)
+    yield from named.systems(case)
     # That they load is a finding of the case itself.
+    named.assistants(case)
     _ = case.teacher, case.student, case.other_readers
 
 
@@ -42,17 +42,9 @@ def _readers(case: Case) -> list[tuple[str, Reader]]:
     return [(role, reader) for role, reader in found if reader is not None]
 
 
-def _server(case: Case) -> Iterator[Problem]:
-    assert case.recipe.teacher.served is not None
-    try:
-        yield info("server", f"the server has {', '.join(Endpoint(case.recipe.teacher.served).listed)}")
-    except ModelError as error:
-        found = problem_of(error)
-        yield fail("server-unreachable", found.what, found.remedy)
-
-
 def vocabulary(case: Case) -> Iterator[Problem]:
     """Tokens: a row for each, targets that can be written, and the same ones for teacher and student."""
+    named.tokens(case)
     train = case.split("train")
     targets = [record.targets[0] for record in train]
     for role, reader in _readers(case):
@@ -78,6 +70,7 @@ def vocabulary(case: Case) -> Iterator[Problem]:
 
 def data(case: Case) -> Iterator[Problem]:
     """The records: enough, different, whole, and such as a model should learn from."""
+    named.outputs(case)
     if case.data is None:
         # Every place that is wrong, and not only the first.
         config = case.recipe.data

@@ -18,6 +18,7 @@ from instil.labels.completions import read_completions
 from instil.models.family import family_of
 from instil.models.generation import TransformersGenerator
 from instil.models.loading import LoadedModel, to_accelerator
+from instil.run.check import named
 from instil.run.check.case import Case
 from instil.run.check.step import Untrained, logits_of
 from instil.run.stages.label import completions_file
@@ -73,6 +74,7 @@ def _sample(
 
 def alignment(case: Case) -> Iterator[Problem]:
     """One batch through both models: rows, targets and labels point at the same tokens."""
+    named.stores(case)
     if (completions := case.recipe.labels.completions) is not None:
         case.part("alignment", lambda: read_completions(completions_file(completions)))
     if case.teacher is None or not case.canaries or case.context:

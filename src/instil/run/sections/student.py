@@ -22,6 +22,11 @@ class VocabularyConfig(Config):
     tokens: PositiveInt | Literal["used"]
     words: Words = "merged"
 
+    @property
+    def size(self) -> int | None:
+        """The number of tokens that is asked for; None for those used."""
+        return None if self.tokens == "used" else self.tokens
+
 
 class WidthConfig(Config):
     """The sizes of the student across its layers; what is left out stays. The channels, feed-forward units and heads

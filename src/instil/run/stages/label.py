@@ -55,9 +55,7 @@ def open_own(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artifact
     """The teacher's own labels, which stand in `artifact`, or else in the store that the recipe names. Writes
     nothing."""
     section = recipe.labels
-    folder = artifact.folder if artifact else shipped(str(section.store), "labels")
-    if folder.name == STORE_NAME and (folder / MANIFEST_NAME).is_file():
-        folder = folder.parent
+    folder = artifact.folder if artifact else stage_of_store(str(section.store))
     records = labelled_records(folder, train)
     if artifact and not wants_rows(recipe):
         records = labelled_records(folder, train[: section.records])
@@ -71,6 +69,12 @@ def open_own(recipe: Recipe, train: Sequence[Record], teacher: Teacher, artifact
     )  # fmt: skip
     records = [record for record in records if record.id in store]
     return Labels(store, records, store.manifest.mark, artifact, teacher.ref)
+
+
+def stage_of_store(store: str) -> Path:
+    """The folder that a recipe names as a store of labels: the store stands in it, and targets beside it."""
+    folder = shipped(store, "labels")
+    return folder.parent if folder.name == STORE_NAME and (folder / MANIFEST_NAME).is_file() else folder
 
 
 def wants_rows(recipe: Recipe) -> bool:

@@ -109,13 +109,18 @@ def _with_stores(recipe: Recipe, own: Labels) -> Labels:
     return _mixed(recipe.model_copy(update={"labels": section}), own, [None] * len(section.others))
 
 
+def other_store(store: str) -> Path:
+    """The folder of a further teacher's labels that `store` names."""
+    folder = shipped(store, "labels")
+    return folder / STORE_NAME if (folder / STORE_NAME).is_dir() else folder
+
+
 def _mixed(recipe: Recipe, own: Labels, made: Sequence[Artifact | None]) -> Labels:
     """`own` with the labels of the others, `made` by a stage or named by the recipe."""
     assert isinstance(own.store, LabelStore)
     section, stores = recipe.labels, [own.store]
     for other, artifact in zip(section.others, made, strict=True):
-        folder = artifact.folder if artifact else shipped(str(other.store), "labels")
-        folder = folder / STORE_NAME if (folder / STORE_NAME).is_dir() else folder
+        folder = artifact.folder / STORE_NAME if artifact else other_store(str(other.store))
         # Another teacher is what it is for; prompts and targets are compared record by record.
         stores.append(LabelStore(folder, expect={}, temperature=own.store.temperature, drawn=own.store.drawn))
     weights = {task: section.shares(task) for task in recipe.data.tasks}

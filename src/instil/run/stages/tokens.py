@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from instil.core import console
 from instil.core.errors import ConfigError
+from instil.data.records import Record
 from instil.data.tokens import Kind, Limits, encode_records
 from instil.models.loading import load_reader
 from instil.models.students.vocabulary.choose import Texts
 from instil.models.students.vocabulary.link import link
-from instil.models.students.vocabulary.trim import trim
+from instil.models.students.vocabulary.trim import require_room, trim
 from instil.run.recipe import Recipe
 from instil.run.stages.data import Data
 from instil.run.stages.label import Labels
@@ -63,11 +65,19 @@ def trimmed(
     section = recipe.student
     if section is None or section.vocabulary is None:
         return model, tokenizer, {}
-    texts = Texts(
-        prompt=recipe.prompt, limits=Limits(source=recipe.limits.source, target=recipe.limits.target), kind=kind,
-        records=data.splits["train"], others=labels.records if labels else (),
-    )  # fmt: skip
-    size = None if section.vocabulary.tokens == "used" else section.vocabulary.tokens
-    model, tokenizer, report = trim(model, tokenizer, texts, size, section.vocabulary.words)
+    texts = _texts(recipe, kind, data.splits["train"], labels.records if labels else ())
+    model, tokenizer, report = trim(model, tokenizer, texts, section.vocabulary.size, section.vocabulary.words)
     console.say(f"  {report}")
     return model, tokenizer, {"vocabulary": asdict(report)}
+
+
+def check_size(recipe: Recipe, train: Sequence[Record], model: Any, tokenizer: Any, kind: Kind) -> None:
+    """Raises `ConfigError` where `student.vocabulary` has fewer tokens than targets and prompt need, `ModelError` where
+    they cannot be chosen."""
+    if recipe.student and (section := recipe.student.vocabulary):
+        require_room(model, tokenizer, _texts(recipe, kind, train), section.size, section.words)
+
+
+def _texts(recipe: Recipe, kind: Kind, train: Sequence[Record], others: Sequence[Record] = ()) -> Texts:
+    limits = Limits(source=recipe.limits.source, target=recipe.limits.target)
+    return Texts(prompt=recipe.prompt, limits=limits, kind=kind, records=train, others=others)

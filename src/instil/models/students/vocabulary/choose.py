@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,18 @@ class Use:
         return sorted({*self.read, *self.whole}, key=lambda entry: (-self.read[entry], -self.whole[entry], entry))
 
 
+def count_fixed(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> Tally:
+    """The use that targets and the prompt make of a tokenizer's tokens."""
+    fixed = Tally()
+    fixed.add(tokenize_prompts(tokenizer, texts.prompt, [""]))
+    for part in parts(texts.targets()):
+        fixed.add(tokenize_targets(tokenizer, texts.prompt, [record.targets[0] for record in part], texts.kind))
+    return fixed
+
+
 def count_use(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> Use:
     """The use that `texts` make of a tokenizer's tokens."""
-    use = Use()
-    use.fixed.add(tokenize_prompts(tokenizer, texts.prompt, [""]))
-    for part in parts(texts.targets()):
-        use.fixed.add(tokenize_targets(tokenizer, texts.prompt, [record.targets[0] for record in part], texts.kind))
+    use = Use(fixed=count_fixed(tokenizer, texts))
     for part in parts(texts.records):
         sources = [record.source for record in part]
         cut = [source for source, _ in cut_sources(tokenizer, sources, texts.limits.source)]
@@ -92,6 +99,29 @@ def parts(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield part
 
 
+def _tokens(pieces: Pieces) -> dict[int, str]:
+    return {number: token for token, number in pieces.ids.items()}
+
+
+def _needed(pieces: Pieces, tokens: Mapping[int, str], number: int, joined: bool = True) -> set[int]:
+    parts = pieces.parts(tokens[number]) if number in tokens and (joined or not pieces.by_word) else ()
+    return {number, *(pieces.ids[part] for part in parts)}
+
+
+def required(pieces: Pieces, fixed: Iterable[Entry], always: Collection[int], size: int | None) -> set[int]:
+    """The ids that any student keeps: `always`, those of spelling, and of `fixed`. Raises `ConfigError` where there are
+    more than `size`."""
+    tokens = _tokens(pieces)
+    kept = {*always, *(pieces.ids[token] for token in pieces.atoms())}
+    kept.update(*(_needed(pieces, tokens, *entry) for entry in fixed))
+    if size is not None and len(kept) > size:
+        raise ConfigError(
+            f"student.vocabulary.tokens is {size}, but targets, prompt, special tokens and spelling need {len(kept)};"
+            f" give {len(kept)} or more"
+        )
+    return kept
+
+
 def choose(pieces: Pieces, use: Use, always: Collection[int], size: int | None) -> list[int]:
     """Ids to keep, rising: `always`, those of spelling, targets and prompt, and of the sources either all (`size` None)
     or the most frequent, until there are `size`. Where the sources have too few, the lowest ids follow, which were the
@@ -100,21 +130,11 @@ def choose(pieces: Pieces, use: Use, always: Collection[int], size: int | None) 
     A token that is joined with others comes with its parts, without which it is not found. Raises `ConfigError` where
     `size` is too small for what must be kept.
     """
-    tokens = {number: token for token, number in pieces.ids.items()}
-
-    def needed(number: int, joined: bool = True) -> set[int]:
-        parts = pieces.parts(tokens[number]) if number in tokens and (joined or not pieces.by_word) else ()
-        return {number, *(pieces.ids[part] for part in parts)}
-
-    kept = {*always, *(pieces.ids[token] for token in pieces.atoms())}
-    kept.update(*(needed(*entry) for entry in use.fixed))
+    tokens = _tokens(pieces)
+    needed = partial(_needed, pieces, tokens)
+    kept = required(pieces, use.fixed, always, size)
     if size is None:
         return sorted(kept.union(*(needed(*entry) for entry in use.wanted())))
-    if len(kept) > size:
-        raise ConfigError(
-            f"student.vocabulary.tokens is {size}, but targets, prompt, special tokens and spelling need {len(kept)};"
-            f" give {len(kept)} or more"
-        )
     fill = ((number, True) for number in sorted(tokens) if pieces.parts(tokens[number]))
     for entry in chain(use.wanted(), fill):
         if len(kept) == size:

@@ -13,7 +13,7 @@ from instil.core.errors import ConfigError
 from instil.data.tokens import cut_sources, encode_targets
 from instil.models.head import unwrap
 from instil.models.loading import count_parameters
-from instil.models.students.vocabulary.choose import Texts, choose, count_use, parts
+from instil.models.students.vocabulary.choose import Texts, choose, count_fixed, count_use, parts, required
 from instil.models.students.vocabulary.cut import keep_rows, special_ids
 from instil.models.students.vocabulary.link import link
 from instil.models.students.vocabulary.pieces import Words
@@ -83,6 +83,15 @@ def trim(
         sources=len(texts.records), respelled=changes.sources, longer=changes.longer,
         parameters_before=count_parameters(model), parameters_after=count_parameters(student),
     )  # fmt: skip
+
+
+def require_room(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts, size: int | None, words: Words = "merged"
+) -> None:
+    """Raises like `trim` for a tokenizer that cannot be trimmed and a `size` that is too small; makes nothing."""
+    worded = by_word(tokenizer, unwrap(model).config) if words == "whole" else None
+    basis = worded or tokenizer
+    required(pieces_of(basis), count_fixed(basis, texts), special_ids(model) | basis.added_tokens_decoder.keys(), size)
 
 
 def _trimmed(
