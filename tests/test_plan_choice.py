@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from command import instil
+from instil.core import console, units
 from instil.core.errors import ConfigError, DataError, ModelError
 from instil.plan import prices
 from instil.plan.answer import answer, as_json, lines
@@ -212,6 +213,24 @@ def test_what_is_no_count_or_time_is_refused(text: str) -> None:
         read_hours(text)
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"source_tokens": 200_000}, ["gemma-3-27b has places for 131,072", "gemma-3-4b has places for 131,072"]),
+        ({"source_tokens": 131_000, "target_tokens": 72}, []),
+        ({"source_tokens": 131_000, "target_tokens": 73}, ["gemma-3-27b has", "gemma-3-4b has"]),
+        ({"teacher": "bart-large", "student": "bart-base", "source_tokens": 1000, "target_tokens": 1000}, []),
+        ({"teacher": "bart-large", "student": "bart-base", "source_tokens": 1100}, ["bart-large has", "bart-base has"]),
+        ({"teacher": "t5-large", "student": "t5-small", "source_tokens": 9000}, []),
+    ],
+)
+def test_examples_longer_than_a_model_are_told(more: dict[str, Any], told: list[str]) -> None:
+    found = answer(wish(**more), OFFERED)
+    notes = [line for line in lines(found) if line.startswith("note: ")]
+    assert len(notes) == len(told) and all(each in note for each, note in zip(told, notes, strict=True))
+    assert as_json(found)["remarks"] == [note.removeprefix("note: ") for note in notes]
+
+
 def test_times_read_as_people_write_them() -> None:
     assert [read_hours(text) for text in ("3h", "90m", "2d", "27")] == [3, 1.5, 48, 27]
 
@@ -224,11 +243,37 @@ def test_times_read_as_people_write_them() -> None:
         ((*ASKED[1:], "--cloud", "aws"), "--cloud aws: no prices; known are azure, gcp"),
         ((*ASKED[1:], "--grid", "mars"), "unknown grid 'mars'"),
         (("--recipe", "nope.yaml"), "nope.yaml: cannot be read"),
+        ((*ASKED[1:], "--epochs", "inf"), "epochs: input should be a finite number"),
+        ((*ASKED[1:], "--epochs", "1e308"), "epochs: input should be less than or equal to 1000000"),
+        ((*ASKED[1:], "--source-tokens", "inf"), "source_tokens: input should be a finite number"),
+        ((*ASKED[1:], "--target-tokens", "nan"), "target_tokens: input should be a finite number"),
+        ((*ASKED[1:], "--grid", "-5"), "grid is -5; give grams of CO2 a kWh from 0 to 10,000, or a region"),
+        ((*ASKED[1:], "--grid", "nan"), "grid is nan"),
+        ((*ASKED[1:], "--grid", "inf"), "grid is inf"),
+        ((*ASKED[1:], "--student", "0b"), "student '0b' is no size; write it as 4b or 350m"),
+        ((*ASKED[1:], "--examples", "9" * 400), "is no count"),
+        (("prices", "--cloud", "aws"), "--cloud aws: no prices; known are azure, gcp"),
     ],
 )
 def test_misuse_ends_with_two_and_one_line(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
     ended = instil("plan", *options, cwd=tmp_path)
     assert ended.code == 2 and says in ended.said
+
+
+def test_a_plot_is_no_folder(tmp_path: Path) -> None:
+    ended = instil(*ASKED, "--plot", ".", cwd=tmp_path)
+    assert ended.code == 2 and "'--plot': file '.' is a directory" in ended.err and not ended.out
+
+
+def test_what_is_no_number_is_no_json_either(capsys: pytest.CaptureFixture[str]) -> None:
+    console.emit_json({"days": math.inf, "rows": [(1.5, math.nan)], "name": Path("x")})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "days": None, "rows": [[1.5, None]], "name": "x",
+    }  # fmt: skip
+
+
+def test_time_without_end_is_said() -> None:
+    assert units.seconds(math.inf) == "for ever"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "plan").glob("*.yaml")), ids=lambda path: path.stem)

@@ -173,6 +173,12 @@ def test_stores_of_other_teachers_do_not_go_with_texts_of_the_students_own(good:
     assert read_recipe(good, (others,)).labels.others
 
 
+@pytest.mark.parametrize("override", ["distil.loop.budget={minutes: .inf}", "distil.alpha=.nan"])
+def test_numbers_are_finite(override: str, good: Path) -> None:
+    with pytest.raises(ConfigError, match="finite number"):
+        read_recipe(good, (override,))
+
+
 def test_a_whole_section_can_be_set(good: Path) -> None:
     recipe = read_recipe(good, ("distil.loop.budget={minutes: 5}",))
     assert recipe.distil is not None

@@ -1,4 +1,4 @@
-"""The base of all configuration objects: frozen, keyword-only, unknown keys refused with "did you mean".
+"""The base of all configuration objects: frozen, keyword-only, unknown keys refused with "did you mean", numbers finite.
 
 `parse` turns a mapping into such an object and reports every problem at once, each with its place in the file.
 """
@@ -24,7 +24,7 @@ Where = tuple[str, int | None]
 class Config(BaseModel):
     """Base of recipe sections. Values never change after construction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def parse(

@@ -6,9 +6,10 @@ Libraries of the house never print; they take a `Progress` or nothing. Heavy par
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -35,8 +36,16 @@ def say(message: str) -> None:
 
 
 def emit_json(value: Any) -> None:
-    """`value` as one JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str), flush=True)
+    """`value` as one JSON object on stdout; a number that is not finite, which JSON has not, as null."""
+    print(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=str, allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

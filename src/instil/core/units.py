@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 
 def seconds(value: float) -> str:
-    """`value` seconds: "850 ms", "12 s", "3 min 20 s", "2 h 05 min"."""
+    """`value` seconds: "850 ms", "12 s", "3 min 20 s", "2 h 05 min"; "for ever" for more than any number."""
+    if math.isinf(value):
+        return "for ever"
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 60:

@@ -54,6 +54,7 @@ def as_json(found: Answer) -> dict[str, Any]:
         "teacher": _model(choice.teacher),
         "student": _model(choice.student),
         "plan": _plan(choice.best),
+        "remarks": remarks(found),
         "obstacle": choice.obstacle or None,
         "nearest": _plan(choice.nearest),
         "pareto": [_plan(each) for each in choice.pareto],
@@ -127,6 +128,19 @@ def verdict(found: Answer) -> str:
     return f"{best.hours:.1f} hours, {machines}, USD {best.usd:,.2f} (prices of {best.instance.date})."
 
 
+def remarks(found: Answer) -> list[str]:
+    """What a model cannot do of what is wished."""
+    wish, told = found.choice.wish, []
+    for shape in (found.choice.teacher, found.choice.student):
+        own = max(wish.source_tokens, wish.target_tokens) if shape.is_encoder_decoder else wish.length
+        if shape.context and own > shape.context:
+            told.append(
+                f"{shape.name} has places for {shape.context:,} tokens, not for {own:,.0f}; lower --source-tokens, or"
+                " choose another model"
+            )
+    return told
+
+
 def _why_not(paying: BreakEven) -> str:
     if paying.student is None:
         return "no single machine here serves the student"
@@ -145,6 +159,7 @@ def lines(found: Answer) -> list[str]:
         f"({units.count(parameters(choice.student))}) with {units.count(wish.examples)} examples of "
         f"{wish.source_tokens:g} + {wish.target_tokens:g} tokens, {wish.epochs:g} epochs"
     )
+    out += [f"note: {remark}" for remark in remarks(found)]
     if choice.best is None and choice.nearest is not None:
         out.append("The nearest that can be done:")
     if found.shown is not None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from instil.core.errors import ConfigError
 from instil.plan.choice import Candidate
 from instil.plan.inference import Serving, devices_needed, fits, request_seconds
 from instil.plan.prices import Instance
@@ -23,6 +24,7 @@ WORKING = 0.8
 """Of its rated power that an accelerator draws under load."""
 SURROUNDINGS = 1.5
 """Watts of the whole room for each of accelerators: hosts and network (1.3), cooling (1.15)."""
+_MOST_GRAMS = 10_000
 LATE_DAYS = 365.0
 """A plan that pays later than this is said not to pay."""
 
@@ -111,9 +113,13 @@ def energy_of(plan: Candidate) -> float:
 
 
 def grams_per_kwh(region: str) -> tuple[float, str]:
-    """CO2 of a kWh, and where the number is from; `region` may be a number itself."""
+    """Grams of CO2 of a kWh, and where the number is from; `region` may be a number itself. Raises `ConfigError` for
+    one that nobody can emit."""
     try:
-        return float(region), "as given"
+        grams = float(region)
     except ValueError:
         row = choose(region, {row["region"]: row for row in rows_of("grid.csv")}, "grid")
         return float(row["grams_per_kwh"]), f"{row['source']}, {row['date']}"
+    if not 0 <= grams <= _MOST_GRAMS:
+        raise ConfigError(f"grid is {region}; give grams of CO2 a kWh from 0 to {_MOST_GRAMS:,}, or a region")
+    return abs(grams), "as given"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,16 @@ def shape_of_config(name: str, config: Facts) -> Shape:
     if reader is None:
         raise ModelError(f"{name}: no arithmetic for model_type {kind!r}; known are {', '.join(sorted(_READERS))}")
     try:
-        return reader(name, config)
+        return replace(reader(name, config), context=_context(config))
     except (KeyError, TypeError) as error:
         raise ModelError(f"{name}: its config lacks {error}; take the config.json of the model's own folder") from error
+
+
+def _context(config: Facts) -> int | None:
+    inner = config.get("text_config") or config
+    if "relative_attention_num_buckets" in inner:
+        return None
+    return next((inner[name] for name in ("max_position_embeddings", "n_positions", "n_ctx") if inner.get(name)), None)
 
 
 def read_config(path: Path) -> Facts:

@@ -87,13 +87,18 @@ def update(path: Path) -> list[Instance]:
     return fresh
 
 
+def require_cloud(offered: Sequence[Instance], cloud: str | None) -> None:
+    """Raises `ConfigError` for a cloud of which no instance is `offered`."""
+    if cloud and cloud not in {each.cloud for each in offered}:
+        raise ConfigError(f"--cloud {cloud}: no prices; known are {', '.join(sorted({e.cloud for e in offered}))}")
+
+
 def select(
     offered: Sequence[Instance], *, cloud: str | None, gpu: str | None, spot: bool = False
 ) -> tuple[Instance, ...]:
     """Those on `cloud`, of a kind of accelerator and with a price; TPUs, which instil has not been run on, only where
     asked for. Raises `ConfigError` when there are none, and says so where a TPU is asked of Azure."""
-    if cloud and cloud not in {each.cloud for each in offered}:
-        raise ConfigError(f"--cloud {cloud}: no prices; known are {', '.join(sorted({e.cloud for e in offered}))}")
+    require_cloud(offered, cloud)
     asks_tpu = bool(gpu) and (str(gpu).lower().startswith(("tpu", "v")) and named_like(str(gpu)).is_tpu)
     if asks_tpu and cloud == "azure":
         raise ConfigError(NO_TPU)

@@ -41,6 +41,8 @@ class Shape:
     """Norms outside layers: after the last one, after the embedding."""
     positions: int = 0
     """Rows of each stack's table of learned positions."""
+    context: int | None = None
+    """Tokens that a model has places for; None where that is not known, or where positions are relative."""
     buckets: int = 0
     """Rows of each stack's table of relative positions, one column a head."""
     vision: int = 0

@@ -15,6 +15,8 @@ from instil.plan.shape import Shape, parameters
 Way = Literal["labels", "labels-lora", "labels-qlora", "online"]
 """How a student learns: from stored labels with all weights, with adapters, with adapters on 4-bit weights; or beside
 a teacher that answers in the same process."""
+_MOST = 10**12
+"""Of anything that is counted: what is more is a slip of the hand."""
 WAYS: tuple[Way, ...] = ("labels", "labels-lora", "labels-qlora", "online")
 
 
@@ -23,12 +25,12 @@ class Wish(Config):
 
     teacher: str
     student: str
-    examples: PositiveInt
-    source_tokens: PositiveFloat = 800
-    target_tokens: PositiveFloat = 120
+    examples: int = Field(gt=0, le=_MOST)
+    source_tokens: float = Field(default=800, gt=0, le=_MOST)
+    target_tokens: float = Field(default=120, gt=0, le=_MOST)
     targets: Literal["given", "teacher"] = "given"
     """`teacher`: the teacher writes the targets before anything else."""
-    epochs: PositiveFloat = 3
+    epochs: float = Field(default=3, gt=0, le=1e6)
     batch: PositiveInt = 64
     """Examples in an optimizer step."""
     trials: PositiveInt = 1
@@ -40,7 +42,7 @@ class Wish(Config):
     gpu: str | None = None
     gpus: PositiveInt | None = None
     spot: bool = False
-    requests_per_day: PositiveFloat = 10_000
+    requests_per_day: float = Field(default=10_000, gt=0, le=_MOST)
     grid: str = "us"
 
     @property
@@ -61,7 +63,7 @@ def read_count(text: str) -> int:
         number = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6}[found[2].lower()] if found else 0
     except ValueError:
         number = 0
-    if number < 1:
+    if not 1 <= number <= _MOST:
         raise ConfigError(f"{text!r} is no count; write it as 2000, 50k or 1.5M")
     return round(number)
 
@@ -87,7 +89,7 @@ def student_shape(ref: str, teacher: Shape) -> Shape:
     from dataclasses import replace
 
     if re.fullmatch(r"[\d.]+\s*[bm]", ref.strip().lower()):
-        return _of_size(float(ref.strip()[:-1]) * (1e9 if ref.strip().lower()[-1] == "b" else 1e6), teacher)
+        return _of_size(_size(ref.strip().lower()), teacher)
     name, cut, layers = ref.partition("@")
     shape = find_model(name)
     if not cut:
@@ -100,6 +102,17 @@ def student_shape(ref: str, teacher: Shape) -> Shape:
         shape, name=ref, layers=int(layers), windowed=round(shape.windowed * int(layers) / shape.layers),
         encoder_layers=min(shape.encoder_layers, int(layers)),
     )  # fmt: skip
+
+
+def _size(text: str) -> float:
+    """The parameters of a size such as "4b"."""
+    try:
+        size = float(text[:-1]) * (1e9 if text[-1] == "b" else 1e6)
+    except ValueError:
+        size = 0.0
+    if not 0 < size <= 1000 * _MOST:
+        raise ConfigError(f"student {text!r} is no size; write it as 4b or 350m")
+    return size
 
 
 def _of_size(size: float, teacher: Shape) -> Shape:

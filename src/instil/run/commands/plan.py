@@ -42,7 +42,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the job's files go.")] = Path("job"),
     run_recipe: Annotated[str, typer.Option(help="The recipe that the job runs.")] = "recipe.yaml",
     vault: Annotated[str | None, typer.Option(help="Key vault, or secret, that holds the hub's token.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the break-even into this SVG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the break-even into this SVG file.")] = None,
     measure: Annotated[
         Path | None, typer.Option(metavar="RECIPE", help="Time a few real steps of a recipe on this machine instead.")
     ] = None,
@@ -132,7 +132,9 @@ def prices(
     if update is not None:
         fresh = catalog.update(update)
         console.say(f"{len(fresh)} prices kept in {catalog.user_file()}; every later plan counts with them")
-    offered = [each for each in catalog.instances() if cloud in (None, each.cloud)]
+    known = catalog.instances()
+    catalog.require_cloud(known, cloud)
+    offered = [each for each in known if cloud in (None, each.cloud)]
     if as_json:
         console.emit_json([catalog.as_row(each) for each in offered])
         return
