@@ -142,6 +142,19 @@ def test_leaks_can_stay_with_a_warning(tmp_path: Path) -> None:
         assert any("leakage is 'warn'" in note for note in account.notes) == (mode == "warn")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_splits_of_few_sources_say_how_many_there_are(tmp_path: Path, kept: bool) -> None:
+    clean = {"exact_duplicates": not kept, "near_duplicates": None}
+    _, account = run(tmp_path, ["a b"] * 60, clean=clean, test_share=0.0001)
+    told = "test is empty: 60 records with one and the same source are too few (a split is drawn by the source);"
+    assert account.notes[-1] == f"{told} raise data.test_share, or name records with data.test"
+    told = "no records are left of 60 records with 2 different sources; a split is drawn by the source; lower"
+    with pytest.raises(ValueError, match=told):
+        run(tmp_path, ["a b", "c d"] * 30, clean=clean, test_share=0.9999)
+    _, account = run(tmp_path, ["a b", "c d"], test_share=0.0001)
+    assert account.notes[-1] == "test is empty: 2 records are too few; raise data.test_share"
+
+
 def test_nothing_left_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no records are left: 0 kept of 2 read; dropped: 2 too short; loosen"):
         run(tmp_path, ["a", "b"], clean={"min_source_words": 5})

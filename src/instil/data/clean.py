@@ -51,6 +51,11 @@ class Gate:
         self._seen: set[bytes] = set()
         self._key_of_id: dict[str, bytes] = {}
 
+    @property
+    def sources(self) -> int:
+        """How many different sources were let in."""
+        return len(self._seen)
+
     def offer(self, record: Record, key: bytes, where: str) -> None:
         """`key` is the record's `source_key`; a missing id is made from the content.
 

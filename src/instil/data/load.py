@@ -43,13 +43,14 @@ def load_splits(config: DataConfig, *, base: Path, advance: Advance | None = Non
         check_leaks = task.clean.leakage != "off" and bool(held_sources)
         against = held_out(task.clean.leakage_ngram) if check_leaks else None
         found, accounts = _clean(task, gates[name], against, advance)
-        _check_not_empty(accounts, readings[name].plan, task)
+        drawn = _drawn(gates[name], readings[name].plan)
+        _check_not_empty(accounts, readings[name].plan, task, drawn)
         _separate_ids(found)
         for split, records in found.items():
             splits[split] += [_of_task(record, name, task.prefix) for record in records]
         suffix = "" if name == MAIN_TASK else f" of {name}"
         account |= {f"{split}{suffix}": each for split, each in accounts.items() if each.read or not suffix}
-        notes += [f"{note}{suffix}" for note in _notes(accounts, readings[name].plan, task)]
+        notes += [f"{note}{suffix}" for note in _notes(accounts, readings[name].plan, task, drawn)]
     return splits, Account(account, tuple(notes))
 
 
@@ -164,14 +165,39 @@ def _only_warned(reason: Reason, config: CleanConfig) -> bool:
     return config.leakage == "warn" and reason in ("leaked exact", "leaked n-gram")
 
 
-def _check_not_empty(accounts: dict[str, SplitAccount], plan: Plan, config: Places) -> None:
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The records that splits are drawn from by their sources, and how many different sources they have."""
+
+    records: int
+    sources: int
+
+    def __str__(self) -> str:
+        if self.sources == self.records:
+            return f"{self.records:,} records"
+        sources = "one and the same source" if self.sources == 1 else f"{self.sources:,} different sources"
+        return f"{self.records:,} records with {sources}"
+
+
+def _drawn(gates: Mapping[SplitName, Gate], plan: Plan) -> _Drawn:
+    found = [gate for name, gate in gates.items() if name not in plan.given or name == "train"]
+    return _Drawn(sum(gate.read for gate in found), sum(gate.sources for gate in found))
+
+
+_BY_SOURCE = "a split is drawn by the source"
+
+
+def _check_not_empty(accounts: dict[str, SplitAccount], plan: Plan, config: Places, drawn: _Drawn) -> None:
     for name, account in accounts.items():
         if account.kept == 0 and (name == "train" or name in plan.given):
             place = getattr(config, name) or config.source or config.train
+            what = f"no records are left: {account.line()}"
             remedy = "loosen data.clean" if account.dropped else "lower validation_share and test_share, or add records"
+            if name == "train" and not account.read and drawn.records:
+                what = f"no records are left of {drawn}; {_BY_SOURCE}"
             if any(reason.startswith("leaked") for reason in account.dropped):
                 remedy = "give other held-out records, or set data.clean.leakage to warn"
-            raise BadData(f"{place} ({name})", f"no records are left: {account.line()}", remedy)
+            raise BadData(f"{place} ({name})", what, remedy)
 
 
 def _separate_ids(splits: Splits) -> None:
@@ -183,11 +209,14 @@ def _separate_ids(splits: Splits) -> None:
         taken.update(record.id for record in splits[name])
 
 
-def _notes(accounts: dict[str, SplitAccount], plan: Plan, config: Places) -> list[str]:
+def _notes(accounts: dict[str, SplitAccount], plan: Plan, config: Places, drawn: _Drawn) -> list[str]:
     notes = list(plan.notes)
     for name in HELD_OUT:
         if name not in plan.given and accounts[name].kept == 0 and config.share_of(name) > 0:
-            notes.append(f"{name} is empty: {accounts['train'].read:,} records are too few; raise data.{name}_share")
+            few, remedy = f"{name} is empty: {drawn} are too few", f"raise data.{name}_share"
+            if drawn.sources < drawn.records:
+                few, remedy = f"{few} ({_BY_SOURCE})", f"{remedy}, or name records with data.{name}"
+            notes.append(f"{few}; {remedy}")
     for split, account in accounts.items():
         if account.one_sided:
             first = f"the {account.kept:,} {split} records within the limit are unlike the others"
