@@ -221,6 +221,8 @@ BROKEN = (
     Broken("features drown the rest", "loss-scale", sections={"distil": {"features": {"weight": 1e7}}}),
     # The machine.
     Broken("no room for an example", "batch-small", sections={"distil": {"loop": {"batch_tokens": 9}}}),
+    Broken("a step of several epochs", "step-large", "warn", {"distil": {"loop": {"accumulation": 200}}}),
+    Broken("a step of many epochs", "step-large", sections={"distil": {"loop": {"accumulation": 10**6}}}),
     Broken("no GPU for fp16", "precision-unsupported", sections={"distil": {"loop": {"precision": "fp16"}}}),
     Broken("AdamW for a T5 from nothing", "optimizer-slow", "warn", {"distil": {"loop": {"optimizer": "adamw"}}}),
     Broken("no such tracker", "tracker-missing", sections={"distil": {"loop": {"trackers": ["wandb"]}}}),

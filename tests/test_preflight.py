@@ -333,7 +333,13 @@ def test_settings_of_a_loop() -> None:
     expected = (
         ["fail batch-small"] if torch.accelerator.is_available() else ["fail precision-unsupported", "fail batch-small"]
     )
-    assert codes(train_checks.loop("distil.loop", config, _examples())) == expected
+    assert codes(train_checks.loop("distil.loop", config, _examples(), len(_examples()))) == expected
+    config = LoopConfig(budget=Budget(steps=1), batch_tokens=12, accumulation=20, batch_size=2)
+    (problem,) = train_checks.steps("distil.loop", config, _examples(), 8)
+    assert (problem.grade, problem.remedy) == ("warn", "lower it to 4 or less")
+    assert problem.what.endswith("reads all the data 5 times") and problem.evidence == "8 records are about 4 batches"
+    assert train_checks.steps("distil.loop", config, _examples(), 10) == []
+    config = LoopConfig(budget=Budget(steps=1), batch_tokens=4, trackers=())
     (problem,) = train_checks.batches("distil.loop", config, _examples())
     assert "raise it to 8" in problem.remedy
 

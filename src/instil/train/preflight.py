@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from instil.core.problems import Grade, Problem, fail, info, warn
+from instil.core.problems import Grade, Problem, fail, graded, info, warn
 from instil.data.tokens import Encoded
 from instil.models.family import Family
 from instil.objectives.fused import Mix
@@ -23,12 +23,15 @@ from instil.train.task import RowLoss, TextBatch
 _RATIO, _MOST_RATIO = 30.0, 3000.0
 _TEMPERATURES = 0.5, 10.0
 _LEAST_ALPHA = 0.1
+_PASSES, _MOST_PASSES = 4.0, 1000.0
 _T5 = frozenset({"t5", "mt5", "umt5"})
 
 
-def loop(name: str, config: LoopConfig, examples: Sequence[Encoded]) -> list[Problem]:
-    """What `config`, the section `name`, asks of this machine, and of batches."""
-    return [*precision(name, config), *trackers(name, config), *batches(name, config, examples)]
+def loop(name: str, config: LoopConfig, examples: Sequence[Encoded], records: int) -> list[Problem]:
+    """What `config`, the section `name`, asks of this machine, and of batches of `records`, the first of which are
+    `examples`."""
+    of_data = [*batches(name, config, examples), *steps(name, config, examples, records)]
+    return [*precision(name, config), *trackers(name, config), *of_data]
 
 
 def precision(name: str, config: LoopConfig) -> list[Problem]:
@@ -70,6 +73,21 @@ def batches(name: str, config: LoopConfig, examples: Sequence[Encoded]) -> list[
     remedy = f"raise it to {2 ** math.ceil(math.log2(longest)):,}, or lower limits"
     what = f"{name}.batch_tokens is {config.batch_tokens:,}, which holds not one long example"
     return [fail("batch-small", what, remedy, evidence=evidence)]
+
+
+def steps(name: str, config: LoopConfig, examples: Sequence[Encoded], records: int) -> list[Problem]:
+    """Whether a step reads no more than there is."""
+    if not examples:
+        return []
+    tokens = records * sum(example.length for example in examples) / len(examples)
+    batches = max(1.0, tokens / config.batch_tokens, records / (config.batch_size or records))
+    passes = config.accumulation / batches
+    if (grade := graded(passes, warns=_PASSES, fails=_MOST_PASSES)) is None:
+        return []
+    what = f"{name}.accumulation is {config.accumulation:,}, so that a step reads all the data {passes:,.0f} times"
+    remedy = f"lower it to {math.ceil(batches):,} or less"
+    evidence = f"{records:,} records are about {math.ceil(batches):,} batches"
+    return [Problem(grade=grade, code="step-large", what=what, remedy=remedy, evidence=evidence)]
 
 
 def from_nothing(name: str, config: LoopConfig, architecture: str) -> list[Problem]:

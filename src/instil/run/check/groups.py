@@ -90,7 +90,7 @@ def machine(case: Case) -> Iterator[Problem]:
     yield from environment.device()
     yield from environment.runs_folder(case.base / Path(case.recipe.runs_dir).expanduser())
     for name, loop in loops(case):
-        yield from train_checks.loop(name, loop, case.encoded[0])
+        yield from train_checks.loop(name, loop, case.encoded[0], len(case.split("train")))
         if architecture := _random(case, name):
             yield from train_checks.from_nothing(name, loop, architecture)
 
