@@ -1,4 +1,4 @@
-"""The base of all configuration objects: frozen, keyword-only, unknown keys refused with "did you mean", numbers finite.
+"""The base of all configuration objects: frozen, keyword-only, finite, unknown keys refused with "did you mean".
 
 `parse` turns a mapping into such an object and reports every problem at once, each with its place in the file.
 """
