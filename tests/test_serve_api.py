@@ -197,6 +197,8 @@ def test_a_second_asking_is_answered_from_the_cache_and_sampling_is_not(server: 
         ("completions", {"model": "nobody", "prompt": "x"}, 404, "choose one of student, bare, t5"),
         ("completions", {"prompt": ""}, 400, "the prompt is empty"),
         ("completions", {"prompt": "x" * 500}, 400, "has room for 128 tokens"),
+        ("completions", {"model": "t5", "prompt": "word " * 3000}, 400, "for 128 tokens, but the prompt has 15001"),
+        ("generate", {"model": "t5", "inputs": ["x", "word " * 20000]}, 400, "has room for 128 tokens"),
         ("completions", {"prompt": "x", "max_tokens": 5000}, 400, "more than 1024"),
         ("completions", {"prompt": [9999]}, 400, "no token of"),
         ("completions", {"prompt": "x", "best_of": 3}, 400, "best_of is not supported"),

@@ -19,6 +19,8 @@ import tiny
 from instil.core.errors import ModelError
 from instil.serve.config import Limits, ModelSpec
 from instil.serve.engines.child import ChildEngine, ChildServer, free_port
+from instil.serve.jobs import Job, ServeError
+from instil.serve.metrics import Metrics
 from instil.serve.models import ServedModel
 from instil.serve.service import Service
 
@@ -94,6 +96,19 @@ def test_a_child_that_dies_again_and_again_is_lost_and_the_server_not_ready(tmp_
             wait(lambda before=pid: engine.lost or engine.server.pid != before)  # type: ignore[misc]
         answer = httpx.get(f"{running.url}/readyz")
         assert (answer.status_code, answer.json()) == (503, {"status": "an engine ended"})
+
+
+def test_what_a_child_says_of_its_own_failure_is_in_the_log_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python's server of files answers 501 to whoever posts."""
+    engine = ChildEngine(begin(), tiny.tiny_tokenizer("decoder-only"), name="child", workers=1, positions=64)
+    child = ServedModel(ModelSpec(name="child", ref="child"), engine, Limits(), Metrics())
+    try:
+        child.submit([job := Job([5], 1)])
+        with pytest.raises(ServeError, match=r"^the engine failed; the server's log says why$"):
+            job.future.result(60)
+        assert "child: the engine failed: Error code: 501" in capsys.readouterr().err
+    finally:
+        child.close()
 
 
 def test_models_that_were_loaded_end_when_a_later_one_cannot_be(tmp_path: Path) -> None:

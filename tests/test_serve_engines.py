@@ -27,6 +27,7 @@ from instil.serve.config import EngineOptions, Limits, ModelSpec
 from instil.serve.engines.base import Writer
 from instil.serve.engines.child import visible_gpu, vllm_command
 from instil.serve.engines.choose import choose, start
+from instil.serve.engines.llama_engine import _Reply
 from instil.serve.engines.stepwise_engine import chosen
 from instil.serve.jobs import Answer, Job, Sampling, ServeError
 from instil.serve.service import Service
@@ -185,7 +186,24 @@ def test_an_export_has_no_more_room_than_its_model_has_positions(target: str, pl
         assert job.future.result(0).ended
 
 
-def test_a_prompt_that_fails_does_not_fail_its_neighbours(place: Path, tmp_path: Path) -> None:
+def test_a_model_without_positions_has_the_room_of_the_context(tmp_path: Path) -> None:
+    with engine(serving.write_model(tmp_path / "t5", "t5"), context=99) as found:
+        assert found.facts.positions == 99
+    with engine(serving.write_model(tmp_path / "bart", "bart"), context=99) as found:
+        assert found.facts.positions == serving.ROOM
+
+
+def test_what_llama_cpp_says_of_its_own_failure_is_no_word_for_clients() -> None:
+    for code, kind in ((400, ModelError), (500, RuntimeError)):
+        heard = _Reply(Job([1], 1))
+        assert heard({"error": {"code": code, "message": "no memory"}})
+        with pytest.raises(kind, match="no memory"):
+            heard.finish()
+
+
+def test_a_prompt_that_fails_does_not_fail_its_neighbours_and_only_the_log_says_why(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from instil.serve.metrics import Metrics
     from instil.serve.models import ServedModel
 
@@ -199,8 +217,9 @@ def test_a_prompt_that_fails_does_not_fail_its_neighbours(place: Path, tmp_path:
         model = ServedModel(ModelSpec(name="m", ref=str(out)), found, Limits(batch=3, gather_ms=50), Metrics())
         model.submit(jobs)
         assert jobs[0].future.result(60).text == jobs[2].future.result(60).text == texts(place / "bart")[1]
-        with pytest.raises(ServeError, match="the engine failed: No position encodings"):
+        with pytest.raises(ServeError, match=r"^the engine failed; the server's log says why$") as told:
             jobs[1].future.result(60)
+        assert told.value.status == 503 and "m: the engine failed: No position encodings" in capsys.readouterr().err
         model.close()
 
 

@@ -49,7 +49,7 @@ class EngineOptions(Config):
     threads: PositiveInt | None = None
     draft: str | None = None
     draft_tokens: PositiveInt = 3
-    context: PositiveInt = Field(2048, description="Tokens of prompt and answer together, for engines that reserve.")
+    context: PositiveInt = Field(2048, description="Tokens that a model has room for, no more than it has places.")
 
 
 class ServeConfig(Config):

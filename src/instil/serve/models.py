@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from instil.core import console
 from instil.core.errors import InstilError
 from instil.data.tokens import encode_prompt
 from instil.models.folders import first_line
@@ -108,7 +109,7 @@ class ServedModel:
         """Raises `ServeError` where prompt and answer do not fit into the model."""
         facts = self.engine.facts
         needed = len(ids) + wanted if facts.kind == "decoder-only" else max(len(ids), wanted)
-        if facts.positions is not None and needed > facts.positions:
+        if needed > facts.positions:
             raise ServeError(
                 f"{self.name} has room for {facts.positions} tokens, but the prompt has {len(ids)} and {wanted} more "
                 "are asked for; send less text or ask for fewer tokens"
@@ -150,12 +151,11 @@ class ServedModel:
         if len(jobs) > 1 and not isinstance(error, InstilError):
             self._run_alone([job for job in jobs if not job.future.done()])
             return
-        known = error if isinstance(error, ServeError) else None
-        status = 400 if isinstance(error, InstilError) else 503
-        told = known or ServeError(f"the engine failed: {first_line(error)}", status, retry_after=1)
+        if not isinstance(error, InstilError):
+            console.say(f"{self.name}: the engine failed: {first_line(error)}")
         self._metrics.engine_failures.labels(self.name).inc()
         for job in jobs:
-            job.fail(told)
+            job.fail(_told(error))
 
     def _run_alone(self, jobs: Sequence[Job]) -> None:
         """One by one, so that a bad prompt does not fail its neighbours."""
@@ -181,6 +181,15 @@ class ServedModel:
         for thread in self._threads:
             thread.join()
         self.engine.close()
+
+
+def _told(error: Exception) -> ServeError:
+    """What clients hear of a failure: our own words, never the engine's, which are for the log."""
+    if isinstance(error, ServeError):
+        return error
+    if isinstance(error, InstilError):
+        return ServeError(f"the engine failed: {first_line(error)}", 400, retry_after=1)
+    return ServeError("the engine failed; the server's log says why", 503, retry_after=1)
 
 
 def _only_one(messages: Sequence[Message], name: str) -> str:

@@ -30,7 +30,9 @@ def serve(
         bool, typer.Option("--speculative", help="The first model guesses ahead for the others (llama.cpp, vllm).")
     ] = False,
     draft_tokens: Annotated[int, typer.Option(help="How many tokens it guesses.")] = 3,
-    context: Annotated[int, typer.Option(help="Room for prompt and answer, in tokens (all but transformers).")] = 2048,
+    context: Annotated[
+        int, typer.Option(help="Room for prompt and answer, in tokens (transformers: of models without positions).")
+    ] = 2048,
     queue: Annotated[int, typer.Option(help="Prompts that may wait for each model; more get 429.")] = 64,
     batch: Annotated[int, typer.Option(help="Prompts that an engine takes at once.")] = 16,
     deadline: Annotated[float, typer.Option(help="Seconds that a prompt may wait.")] = 60.0,

@@ -18,14 +18,15 @@ _TORN = "\N{REPLACEMENT CHARACTER}"
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What is known of a running engine. `batch`: jobs that it takes at once; `workers`: threads that may call it;
-    `positions`: tokens of prompt and answer that it has room for, None for no bound; `bytes`: of its weights."""
+    `positions`: tokens that it has room for, of prompt and answer together where it is decoder-only; `bytes`: of its
+    weights."""
 
     name: str
     kind: Kind
     bytes: int
+    positions: int
     batch: int = 1
     workers: int = 1
-    positions: int | None = None
     can_score: bool = False
 
 

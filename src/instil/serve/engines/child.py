@@ -32,6 +32,8 @@ _MOST_STARTS = 5
 _HOUR_S = 3600.0
 _PR_SET_PDEATHSIG = 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_FAULT = 500
+"""From this status of HTTP on, the fault is the child's and not the request's."""
 _GPU_SHARE = 0.9
 """Of the GPU's memory that all children together take."""
 
@@ -216,6 +218,8 @@ class ChildEngine(Engine):
             try:
                 self._ask(job)
             except openai.APIStatusError as error:
+                if error.status_code >= _FAULT:
+                    raise
                 raise ServeError(f"{self.facts.name}: {error.message}", error.status_code) from error
             except openai.APIError as error:
                 raise ServeError(f"{self.facts.name} does not answer", 503, retry_after=5) from error

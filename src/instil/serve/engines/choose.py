@@ -152,7 +152,7 @@ def start(
         return _start_vllm(ref, options, limits, device, models)
     from instil.serve.engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine(ref, adapter=spec.adapter, device=device, **common)
+    return TransformersEngine(ref, adapter=spec.adapter, device=device, context=options.context, **common)
 
 
 def gguf_of(ref: str) -> Path:

@@ -32,7 +32,7 @@ class CTranslate2Engine(Engine):
         self._ends = frozenset(self._export.sheet.alphabet.ends)
         kind = self._export.sheet.kind
         self.facts = EngineFacts(
-            f"ctranslate2 ({self._model.compute_type})", kind, self._export.bytes, batch,
+            f"ctranslate2 ({self._model.compute_type})", kind, self._export.bytes, batch=batch,
             positions=room_of(self._export.positions, context), can_score=kind == "decoder-only",
         )  # fmt: skip
 

@@ -17,6 +17,8 @@ from instil.serve.engines.base import Engine, EngineFacts, room_of
 from instil.serve.jobs import Ended, Job
 
 _QUIET = -1
+_FAULT = 500
+"""From this code on, the fault is the engine's and not the request's."""
 
 
 class LlamaEngine(Engine):
@@ -80,10 +82,12 @@ class _Reply:
         self.timings: Mapping[str, Any] = {}
         self.ended: Ended = "stop"
         self.error = ""
+        self.at_fault = False
 
     def __call__(self, reply: Any) -> bool:
         if "error" in reply:
             self.error = str(reply["error"].get("message", reply["error"]))
+            self.at_fault = reply["error"].get("code", _FAULT) >= _FAULT
             return True
         self.timings = reply.get("timings", self.timings)
         choice = reply["choices"][0]
@@ -94,6 +98,8 @@ class _Reply:
         return self.job.cancelled or self.job.stopped
 
     def finish(self) -> None:
+        if self.at_fault:
+            raise RuntimeError(self.error)
         if self.error:
             raise ModelError(f"llama.cpp: {self.error}")
         if "predicted_n" in self.timings:

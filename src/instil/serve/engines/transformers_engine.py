@@ -39,8 +39,10 @@ class TransformersEngine(Engine):
     """One model in torch. It alone can score prompts of any model."""
 
     def __init__(
-        self, ref: str, *, adapter: Path | None = None, device: str = "cpu", batch: int = 16, threads: int | None = None
-    ) -> None:
+        self, ref: str, *, adapter: Path | None = None, device: str = "cpu", batch: int = 16,
+        threads: int | None = None, context: int = 2048,
+    ) -> None:  # fmt: skip
+        """`context`: the room of a model that has no places of its own, such as T5."""
         if threads is not None:
             torch.set_num_threads(threads)
         found = load_model(ref, device=device)
@@ -52,8 +54,8 @@ class TransformersEngine(Engine):
         self._ends = frozenset(self._inner.ends)
         config = self._model.config.get_text_config(decoder=True)
         self.facts = EngineFacts(
-            "transformers", self._inner.kind, self._inner.bytes, batch,
-            positions=getattr(config, "max_position_embeddings", None), can_score=True,
+            "transformers", self._inner.kind, self._inner.bytes, batch=batch,
+            positions=getattr(config, "max_position_embeddings", None) or context, can_score=True,
         )  # fmt: skip
 
     def run(self, jobs: Sequence[Job]) -> None:
