@@ -22,6 +22,7 @@ from instil.serve.jobs import Job
 from instil.serve.keys import add_key
 from instil.serve.requests import NEUTRAL
 
+JSON = {"Content-Type": "application/json"}
 PROMPT = Prompt(kind="template", text="{source} ->")
 
 
@@ -220,6 +221,34 @@ def test_what_cannot_be_done_is_said(
     answer = httpx.post(f"{server.url}/v1/{path}", json=body)
     assert answer.status_code == status
     assert said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [
+        ("generate", "inputs", ["x", "\ud83d"]),
+        ("generate", "stop", "a\ude00"),
+        ("generate", "\ud83d", 1),
+        ("completions", "prompt", "half \ud83d"),
+        ("completions", "prompt", ["x", "\ud83d"]),
+        ("completions", "model", "\ud83d"),
+        ("chat/completions", "messages", [{"role": "user", "content": "\ud83d"}]),
+        ("chat/completions", "messages", [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}]),
+    ],
+)
+def test_half_a_character_is_refused(server: serving.Running, path: str, name: str, value: Any, stream: bool) -> None:
+    body = {name: value} | ({"stream": True} if stream and path != "generate" else {})
+    answer = httpx.post(f"{server.url}/v1/{path}", content=json.dumps(body), headers=JSON)
+    shown = name.encode("ascii", "backslashreplace").decode()
+    assert answer.status_code == 400, answer.text
+    said = answer.json()["error"]["message"]
+    assert said == f"{shown} holds half a character (a lone surrogate); send whole ones"
+
+
+def test_whole_characters_beyond_the_first_plane_are_taken(server: serving.Running) -> None:
+    body = {"inputs": "\N{GRINNING FACE}", "max_new_tokens": 1}
+    assert httpx.post(f"{server.url}/v1/generate", content=json.dumps(body), headers=JSON).status_code == 200
 
 
 def test_a_huge_request_is_refused_unread(server: serving.Running) -> None:

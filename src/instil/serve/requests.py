@@ -6,6 +6,7 @@ refused by name. /v1/generate is our own, and refuses what it does not know.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -35,6 +36,22 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_k": (-1, 0), "min_p": (0,), "suffix": ("",), "best_of": (1,),
 }  # fmt: skip
 """What would change the answer and is not done, with the values that ask for nothing."""
+_HALF = re.compile("[\ud800-\udfff]")
+"""A lone surrogate: JSON can spell it, but it is no character, and no tokenizer takes it."""
+
+
+def _torn(value: Any) -> bool:
+    """Whether a text anywhere in `value` holds half a character."""
+    left = [value]
+    while left:  # Without recursion, however deep JSON may be.
+        match left.pop():
+            case str() as text if _HALF.search(text):
+                return True
+            case list() as items:
+                left += items
+            case dict() as items:
+                left += [*items, *items.values()]
+    return False
 
 
 class StreamOptions(BaseModel):
@@ -55,6 +72,15 @@ class Written(BaseModel):
     stop: Stops = []
     priority: Annotated[int, _or_default(0), Field(ge=-100, le=100)] = 0
     deadline_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_half_characters(cls, values: Any) -> Any:
+        torn = [name for name in values if _torn([name, values[name]])] if isinstance(values, dict) else []
+        if torn:
+            place = torn[0].encode("ascii", "backslashreplace").decode()
+            raise ValueError(f"{place} holds half a character (a lone surrogate); send whole ones")
+        return values
 
     @property
     def sampling(self) -> Sampling:
