@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from accelerate.utils import set_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instil.core.errors import ConfigError
-from instil.run.recipe import Recipe, resolved_yaml
+from instil.run.recipe import SEEDS, Recipe, resolved_yaml
 from instil.run.recipe_file import read_recipe
 
 GOOD = """\
@@ -179,6 +180,20 @@ def test_numbers_are_finite(override: str, good: Path) -> None:
         read_recipe(good, (override,))
 
 
+@pytest.mark.parametrize("key", ["seed", "student_seed"])
+@pytest.mark.parametrize("value", ["-5", "99999999999999999999999"])
+def test_a_seed_that_no_generator_takes_is_refused(key: str, value: str, good: Path) -> None:
+    (said,) = _problems(good, f"{key}={value}")
+    assert said.startswith(f"--set {key}={value}: {key}: input should be") and value in said
+
+
+def test_the_last_seed_and_those_behind_it_are_taken(good: Path) -> None:
+    most = SEEDS - 1
+    recipe = read_recipe(good, (f"seed={most}", f"student_seed={most + 1000}"))
+    assert (recipe.seed, recipe.seed_of_student) == (most, most + 1000)
+    set_seed(recipe.seed_of_student)  # Of Python, NumPy and torch, as training does.
+
+
 def test_a_whole_section_can_be_set(good: Path) -> None:
     recipe = read_recipe(good, ("distil.loop.budget={minutes: 5}",))
     assert recipe.distil is not None
@@ -223,7 +238,7 @@ def _leaves(value: Any, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
 
 
 @settings(deadline=None, max_examples=50)
-@given(alpha=st.floats(0, 1), seed=st.integers(0, 2**31), text=st.text(_CHARACTERS, max_size=20))
+@given(alpha=st.floats(0, 1), seed=st.integers(0, SEEDS - 1), text=st.text(_CHARACTERS, max_size=20))
 def test_set_changes_what_it_names_and_nothing_else(
     alpha: float, seed: int, text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

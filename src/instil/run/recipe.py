@@ -22,6 +22,8 @@ from instil.run.sections.student import StudentConfig
 from instil.run.sections.synthetic import SyntheticConfig
 from instil.run.sections.teacher import TeacherConfig
 
+SEEDS = 2**31
+"""Half of those that NumPy takes, so that seeds that follow are seeds too."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
@@ -46,8 +48,10 @@ class Recipe(Config):
     that `instil teachers` ranks."""
 
     name: Name
-    seed: int = 42
-    student_seed: int | None = Field(default=None, description="of the student's building and training, if another")
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 42
+    student_seed: Annotated[int, Field(ge=0, lt=2 * SEEDS)] | None = Field(
+        default=None, description="of the student's building and training, if another"
+    )
     runs_dir: str = "runs"
     data: DataConfig
     prompt: Prompt = Prompt()

@@ -173,7 +173,7 @@ _TEMPLATE = """\
 # Files are looked for from the folder in which you call instil. Lines that begin with "# key:" are alternatives.
 
 name: $name\tresults go to runs_dir/name; letters, digits and . _ -
-seed: 42\tany whole number; another one, other batches
+seed: 42\t0 to 2147483647; another one, other batches
 runs_dir: runs\tthe folder for the results of all recipes
 accept_licences: []\t[gemma] for wheel:gemma3-270m, after reading its terms
 
