@@ -146,7 +146,7 @@ def rows_of(path: Path, changes: list[str]) -> list[dict[str, Any]]:
     """A row for each way, fine-tuning first, then by score."""
     plan = read_plan(path, changes)
     peaks = peaks_of(path, changes, plan, path.with_suffix(".peaks.json"))
-    ways, _ = read_ways(run_compare(plan))
+    ways, _ = read_ways(run_compare(plan)[0])
     basis = ways[FINE_TUNING]
     rows = []
     for way in sorted(ways.ways, key=lambda one: (one.name != FINE_TUNING, -one.score.value)):

@@ -65,6 +65,32 @@ def test_ways_are_trained_once_and_told(tmp_path: Path) -> None:
     assert "| distilled |" in again.out and "| few-shot |" in again.out
 
 
+@pytest.mark.timeout(300)
+def test_a_way_that_fails_is_named_and_the_others_are_compared(tmp_path: Path) -> None:
+    ways = {"fine-tuned": {"distil.alpha": 0}, "broken": {"labels.store": "nowhere"}, "distilled": {}}
+    path = comparison(tmp_path, ways=ways, seeds=1)
+    ended = instil("compare", path.name, "--json", cwd=tmp_path)
+    assert ended.code == 1 and "Traceback" not in ended.err, ended.err
+    found = json.loads(ended.out)
+    assert [way["name"] for way in found["ways"]] == ["fine-tuned", "distilled"]
+    assert list(found["failed"]) == ["broken"] and re.match(
+        r"seed \d+: nowhere.*no manifest", found["failed"]["broken"]
+    )
+    assert "broken, seed" in ended.err
+    told = f"“broken” failed and is left out ({found['failed']['broken']}); the same command tries it again."
+    assert told in found["verdict"]
+    page = (tmp_path / "runs" / "ways" / "compare.html").read_text(encoding="utf8")
+    assert "“broken” failed and is left out" in page
+
+    path = comparison(tmp_path, ways={name: ways[name] for name in ("fine-tuned", "broken")}, seeds=1)
+    lonely = instil("compare", path.name, cwd=tmp_path)
+    assert lonely.code == 1 and "nothing is left to compare “fine-tuned” with" in lonely.said
+    assert lonely.said.startswith("broken, seed ")
+    path = comparison(tmp_path, ways=ways, seeds=1, against="broken")
+    ended = instil("compare", path.name, cwd=tmp_path)
+    assert ended.code == 1 and ended.said.startswith("broken, seed ")
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     ways = WAYS | {"longer": {"distil.loop.budget": {"steps": 3}}}
     with pytest.raises(ConfigError, match="'longer' has a budget of 3 steps, 'fine-tuned' one of 2 steps"):

@@ -58,6 +58,7 @@ class StorageError(InstilError, OSError):
     code = "storage"
 
 
+_OUT_OF_MEMORY = "out of memory; lower batch_tokens in the recipe and run the same command again"
 _KEPT = "run the same command again, finished work is kept"
 _REMEDIES = {
     errno.ENOSPC: f"the disk is full; free some space and {_KEPT}",
@@ -81,6 +82,17 @@ def storage_error(error: Exception, path: Path, *, doing: str = "writing") -> St
         return error
     reason = _REMEDIES.get(_number(error), "") or getattr(error, "strerror", None) or _first_line(error)
     return StorageError(f"{path}: failed while {doing}: {reason}")
+
+
+def line_of(error: Exception) -> str | None:
+    """What a user is told of `error`, in one line; None where it is a fault of ours."""
+    if isinstance(error, InstilError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(storage_error(error, Path(error.filename or ".")))
+    # torch raises errors of its own, of a GPU and of the machine.
+    memory = isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", str(error))
+    return _OUT_OF_MEMORY if memory or isinstance(error, MemoryError) else None
 
 
 def _number(error: Exception) -> int:

@@ -55,7 +55,8 @@ class WayResult(BaseModel):
 
 class Ways(BaseModel):
     """All ways over the same `n` items, differences and p-values against the way called `against`. `beside`: models
-    that nobody trained here, such as the teacher and those that are only asked."""
+    that nobody trained here, such as the teacher and those that are only asked. `failed`: ways that could not be
+    trained, with the error of each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,6 +67,7 @@ class Ways(BaseModel):
     n: int
     signature: str
     remarks: tuple[str, ...] = ()
+    failed: dict[str, str] = {}
 
     @property
     def all(self) -> tuple[WayResult, ...]:

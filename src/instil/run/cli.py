@@ -6,10 +6,8 @@ Results go to stdout, all else to stderr. Exit codes: 0 done, 1 problems found, 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -71,7 +69,6 @@ _MISUSE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__
 
 _INTERRUPTED = 130
 _GO_ON = "interrupted; the same command goes on from here"
-_OUT_OF_MEMORY = "out of memory; lower batch_tokens in the recipe and run the same command again"
 
 
 def _version(wanted: bool) -> None:
@@ -101,8 +98,6 @@ def _guarded(command: Callable[[], Any]) -> int:
         result = command()
     except KeyboardInterrupt:
         return _fail(_GO_ON, _INTERRUPTED)
-    except MemoryError:
-        return _fail(_OUT_OF_MEMORY, 1)
     except BrokenPipeError:
         # Nobody reads it any more, so Python must not flush it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,19 +110,15 @@ def _guarded(command: Callable[[], Any]) -> int:
 
 
 def _explain(error: Exception) -> int:
-    from instil.core.errors import InstilError, storage_error
+    from instil.core.errors import line_of
 
     if isinstance(error, typer.Abort):
         return _fail(_GO_ON, _INTERRUPTED)
     if isinstance(error, _MISUSE):
         error.show()
         return 2
-    if isinstance(error, InstilError):
-        return _fail(str(error), error.exit_code)
-    if isinstance(error, OSError) and error.errno is not None:
-        return _fail(str(storage_error(error, Path(error.filename or "."))), 1)
-    if isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", str(error)):
-        return _fail(_OUT_OF_MEMORY, 1)  # torch's own errors, of a GPU and of the machine.
+    if (said := line_of(error)) is not None:
+        return _fail(said, getattr(error, "exit_code", 1))
     raise error
 
 

@@ -33,8 +33,9 @@ def compare(
     from instil.run.compare.words import told
     from instil.run.stages.compare import WAYS_NAME, read_ways, run_compare
 
-    artifact = run_compare(plan)
+    artifact, failed = run_compare(plan)
     ways, outputs = read_ways(artifact)
+    ways = ways.model_copy(update={"failed": failed})
     following = "instil init YOUR_FILE.jsonl"
     root = plan.first.root
     publish.write_text(root / WAYS_NAME, ways.model_dump_json(indent=2) + "\n")
@@ -52,3 +53,5 @@ def compare(
         Console().print(compare_report.terminal_table(ways))
         print("\n".join(told(ways)))
         print(f"Report: {place}\nNext, for your own data: {following}")
+    if failed:
+        raise typer.Exit(1)

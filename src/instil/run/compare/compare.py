@@ -3,13 +3,14 @@ disturbs another, then all examined together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from instil.core import console
-from instil.core.errors import ConfigError
+from instil.core.errors import ConfigError, InstilError, line_of
+from instil.core.processes import together
 from instil.run.pipeline import Pipeline
 from instil.run.recipe_file import Override, read_recipe, read_sections
 from instil.run.sections.compare import CompareConfig
@@ -52,11 +53,37 @@ class Plan:
         """Of each run's training."""
         return _budget(self.first)
 
-    def train(self) -> None:
-        """Trains what is not trained yet."""
+    def train(self) -> dict[str, str]:
+        """Trains what is not trained yet. Gives the ways that failed, each with its first error; their further seeds
+        are left out. Raises the error of the way that all are held against, and that of processes which work together:
+        the others would wait for ever."""
+        failed: dict[str, str] = {}
         for number, run in enumerate(self.runs, 1):
+            if run.way in failed:
+                continue
             console.say(f"[{number}/{len(self.runs)}] {run.name}")
-            _ = run.student
+            try:
+                _ = run.student
+            except Exception as error:
+                said = line_of(error)
+                if said is None:
+                    error.add_note(f"while training {run.name}")
+                    raise
+                if run.way == self.config.against or together() > 1:
+                    raise _named(error, f"{run.name}: {said}") from error
+                failed[run.way] = f"seed {run.seed}: {said}"
+                console.say(f"{run.name}: {said}")
+        return failed
+
+    def without(self, ways: Collection[str]) -> Plan:
+        """The plan of all other ways."""
+        left = {way: changes for way, changes in self.config.ways.items() if way not in ways}
+        return Plan(self.config.model_copy(update={"ways": left}), [run for run in self.runs if run.way in left])
+
+
+def _named(error: Exception, message: str) -> InstilError:
+    """The same kind of error with another message."""
+    return type(error)(message) if isinstance(error, InstilError) else InstilError(message)
 
 
 def read_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:

@@ -19,7 +19,12 @@ def told(ways: Ways) -> list[str]:
     best = max(ways.ways, key=lambda way: way.score.value)
     base = ways[ways.against]
     sentences = [_best(ways, best), *(_gap(way, base) for way in ways.ways if way is not best and way is not base)]
-    return [*sentences, *_longer(best if best is not base else _second(ways, base), base)]
+    longer = _longer(best if best is not base else _second(ways, base), base)
+    return [*sentences, *longer, *(_failed(way, error) for way, error in ways.failed.items())]
+
+
+def _failed(way: str, error: str) -> str:
+    return f"“{way}” failed and is left out ({error}); the same command tries it again."
 
 
 def _second(ways: Ways, base: WayResult) -> WayResult:

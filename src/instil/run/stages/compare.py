@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from instil.core import publish
-from instil.core.errors import StorageError
+from instil.core.errors import InstilError, StorageError
 from instil.evaluate.outputs import load_outputs
 from instil.evaluate.results import Comparison
 from instil.evaluate.ways import WayResult, Ways, compared, mean_of
@@ -20,9 +20,17 @@ from instil.run.stages.evaluate import OUTPUTS_NAME, TEACHER, examine, read_comp
 WAYS_NAME = "ways.json"
 
 
-def run_compare(plan: Plan) -> Artifact:
-    """The artifact with `ways.json`, and the `comparison.json` and outputs that it is drawn from: of the main task."""
-    plan.train()
+def run_compare(plan: Plan) -> tuple[Artifact, dict[str, str]]:
+    """The artifact with `ways.json`, and the `comparison.json` and outputs that it is drawn from: of the main task. And
+    the ways that failed, with what they said, which are no part of it. Raises `InstilError` where one way is left."""
+    failed = plan.train()
+    if len(failed) == len(plan.config.ways) - 1:
+        said = "; ".join(f"{way}, {error}" for way, error in failed.items())
+        raise InstilError(f"{said}; nothing is left to compare “{plan.config.against}” with")
+    return _gathered(plan.without(failed)), failed
+
+
+def _gathered(plan: Plan) -> Artifact:
     pipeline = plan.first
     inputs = {run.name: run.student.fingerprint for run in plan.runs}
     inputs |= {TEACHER: pipeline.teacher.fingerprint, "data": pipeline.data.fingerprint}
