@@ -79,7 +79,7 @@ def test_the_command_prints_a_table_and_what_comes_next(tmp_path: Path) -> None:
     assert ended.out.splitlines()[-1].startswith("Next: instil check recipe.yaml")
     passed = instil("check", "recipe.yaml", "--quick", "--set", "limits.target=16", "--json", cwd=folder)
     told = json.loads(passed.out)
-    assert passed.code == 0 and told["passed"] and told["next"] == "instil run recipe.yaml"
+    assert passed.code == 0 and told["passed"] and told["next"] == "instil run recipe.yaml --set limits.target=16"
     assert {each["group"] for each in told["problems"]} <= set(told["groups"])
     assert sorted(folder.rglob("*")) == before
 

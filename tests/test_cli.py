@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from command import instil
+from instil.run.commands.following import following
 from project import project
 
 pytestmark = pytest.mark.timeout(600)
@@ -46,7 +48,17 @@ def test_a_stage_that_the_recipe_leaves_out_says_so(folder: Path) -> None:
     assert ended.code == 0
     assert ended.out.startswith("teach: the recipe asks for none")
     printed = instil("teach", "recipe.yaml", "--set", "teacher.teach=null", "--json", cwd=folder)
-    assert json.loads(printed.out) == {"next": "instil label recipe.yaml"}
+    assert json.loads(printed.out) == {"next": "instil label recipe.yaml --set teacher.teach=null"}
+
+
+def test_the_next_command_has_the_same_changes(folder: Path) -> None:
+    changes = ["--set", "data.limit={train: 150}", "--set", "name=it's"]
+    command = following("teach", Path("a recipe.yaml"), changes[1::2])
+    assert shlex.split(command) == ["instil", "teach", "a recipe.yaml", *changes]
+    ended = instil("data", "recipe.yaml", *changes[:2], cwd=folder)
+    assert ended.out.splitlines()[-1] == "Next: instil teach recipe.yaml --set 'data.limit={train: 150}'"
+    checked = instil("check", "recipe.yaml", "--only", "data", "--quick", *changes[:2], "--json", cwd=folder)
+    assert json.loads(checked.out)["next"] == "instil run recipe.yaml --set 'data.limit={train: 150}'"
 
 
 @pytest.mark.parametrize(

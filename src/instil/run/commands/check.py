@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instil.run.commands.following import following
 from instil.run.commands.options import AsJson, Overrides, RecipePath, recipe_of
 
 if TYPE_CHECKING:
@@ -37,15 +38,16 @@ def check(
 
     groups = checking.chosen_groups(only)
     found = checking.check(loaded, Path(), groups=groups, sample=records or checking.SAMPLE, quick=quick)
-    following = f"instil check {recipe}, once what fails is mended" if found.exit_code else f"instil run {recipe}"
+    again = f"{following('check', recipe, overrides)}, once what fails is mended"
+    next_command = again if found.exit_code else following("run", recipe, overrides)
     if as_json:
-        console.emit_json(found.as_json() | {"next": following})
+        console.emit_json(found.as_json() | {"next": next_command})
     else:
-        _show(found, following)
+        _show(found, next_command)
     raise typer.Exit(found.exit_code)
 
 
-def _show(found: Checked, following: str) -> None:
+def _show(found: Checked, next_command: str) -> None:
     """A table: grade, code, and the problem over its evidence and its remedy."""
     from rich.console import Console
     from rich.table import Table
@@ -61,4 +63,4 @@ def _show(found: Checked, following: str) -> None:
         told += [f"remedy: {problem.remedy}"] if problem.remedy else []
         table.add_row(Text(problem.grade, _STYLES[problem.grade]), problem.code, Text("\n".join(told)))
     Console().print(table)
-    print(f"{found.line()}\nNext: {following}")
+    print(f"{found.line()}\nNext: {next_command}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from instil.run.commands.following import following
 from instil.run.commands.options import AsJson, Overrides, recipe_of
 
 
@@ -20,9 +21,9 @@ def methods(as_json: AsJson = False) -> None:
     from instil.run.methods import all_methods
 
     found = [asdict(method) for method in all_methods()]
-    following = "instil run recipes/methods/response.yaml"
+    next_command = "instil run recipes/methods/response.yaml"
     if as_json:
-        console.emit_json({"methods": found, "next": following})
+        console.emit_json({"methods": found, "next": next_command})
         return
     heads = {
         "method": "method", "live_teacher": "live teacher?", "same_tokenizer": "same tokenizer?", "time": "time",
@@ -31,7 +32,7 @@ def methods(as_json: AsJson = False) -> None:
     print_table(heads, found)
     print(
         "Time and memory of training are ratios to fine-tuning the same student; --json tells the basis of each,"
-        f" docs/methods.md what each is for.\nNext: {following}"
+        f" docs/methods.md what each is for.\nNext: {next_command}"
     )
 
 
@@ -48,9 +49,9 @@ def teachers(
     from instil.run.teachers import rank_teachers
 
     found = rank_teachers(loaded, Path(), items=items)
-    following = f"instil run {recipe} --set {_setting(found[0]['section'])}"
+    next_command = f"{following('run', recipe, overrides)} --set {_setting(found[0]['section'])}"
     if as_json:
-        console.emit_json({"teachers": found, "next": following})
+        console.emit_json({"teachers": found, "next": next_command})
         return
     heads = {
         "teacher": "teacher", "rougeL": "ROUGE-L (95%)", "bits_per_character": "bits/character",
@@ -61,7 +62,7 @@ def teachers(
     for row in found:
         if row["says"]:
             console.say(f"{row['teacher']}: {row['says']} ({row['source']}, {row['date']})")
-    print(f"Next: {following}")
+    print(f"Next: {next_command}")
 
 
 def _setting(section: dict[str, Any]) -> str:

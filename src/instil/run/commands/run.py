@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instil.core.processes import is_first
+from instil.run.commands.following import following
 from instil.run.commands.options import AsJson, AsMarkdown, Overrides, RecipePath, pipeline_of
 
 if TYPE_CHECKING:
@@ -33,13 +34,14 @@ def evaluate(
 ) -> None:
     """Compare teacher, students, trivial baselines and what else is named on held-out data."""
     further = [*_systems("--outputs", outputs, "outputs"), *_systems("--endpoint", endpoint, "endpoint.url")]
-    pipeline = pipeline_of(recipe, [*(overrides or ()), *further])
+    changes = [*(overrides or ()), *further]
+    pipeline = pipeline_of(recipe, changes)
     if probe:
         from instil.run.report.probe_table import show_probe
 
-        show_probe(pipeline.probe(), as_json, f"instil evaluate {recipe}")
+        show_probe(pipeline.probe(), as_json, following("evaluate", recipe, changes))
     else:
-        _show(pipeline, md, as_json, f"instil run {recipe}")
+        _show(pipeline, md, as_json, following("run", recipe, changes))
 
 
 def _systems(option: str, given: list[str] | None, key: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from instil.run.commands.following import following
 from instil.run.commands.options import AsJson, Overrides, RecipePath, pipeline_of
 
 
@@ -52,10 +53,12 @@ def search(
     if write is not None and write.exists():
         raise ConfigError(f"--write {write}: is there already; give another name")
     pipeline = pipeline_of(recipe, overrides)
-    _show(pipeline.recipe, pipeline.search(wish), recipe, write, as_json)
+    by_hand = f"put the student section into {recipe}, then {following('run', recipe, overrides)}"
+    next_command = f"instil run {write}" if write else by_hand
+    _show(pipeline.recipe, pipeline.search(wish), write, as_json, next_command)
 
 
-def _show(loaded: Any, artifact: Any, recipe: Path, write: Path | None, as_json: bool) -> None:
+def _show(loaded: Any, artifact: Any, write: Path | None, as_json: bool, next_command: str) -> None:
     from instil.core import console, publish
     from instil.run.recipe import resolved_yaml
     from instil.run.search.search import PLOT_NAME, recipe_lines
@@ -65,15 +68,14 @@ def _show(loaded: Any, artifact: Any, recipe: Path, write: Path | None, as_json:
     if write is not None:
         student = StudentConfig.model_validate(result["student"])
         publish.write_text(write, resolved_yaml(loaded.model_copy(update={"student": student})))
-    following = f"instil run {write}" if write else f"put the student section into {recipe}, then instil run {recipe}"
     plot = artifact.folder / PLOT_NAME
     if as_json:
-        console.emit_json({**result, "folder": str(artifact.folder), "plot": str(plot), "next": following})
+        console.emit_json({**result, "folder": str(artifact.folder), "plot": str(plot), "next": next_command})
         return
     for row in result["front"]:
         print(_line(row))
     chosen = result["chosen"]
-    print(f"chosen, timed again:\n{_line(chosen)}\n\n{recipe_lines(result)}\n\nPlot: {plot}\nNext: {following}")
+    print(f"chosen, timed again:\n{_line(chosen)}\n\n{recipe_lines(result)}\n\nPlot: {plot}\nNext: {next_command}")
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instil.run.commands.following import following
 from instil.run.commands.options import AsJson, Overrides, RecipePath, pipeline_of
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def label(
 ) -> None:
     """Write down what the teacher knows about the train split."""
     if measure is not None:
-        _measure_labels(pipeline_of(recipe, overrides), measure, as_json, f"instil label {recipe}")
+        again = following("label", recipe, overrides)
+        _measure_labels(pipeline_of(recipe, overrides), measure, as_json, again)
         return
     if part is None:
         _stage("label", recipe, overrides, as_json, next_stage="distil")
@@ -49,19 +51,19 @@ def label(
     _say_stage("label", artifact, as_json, f"instil labels merge STORE {artifact.folder.parent}/label-part-*")
 
 
-def _measure_labels(pipeline: Pipeline, rows: int, as_json: bool, following: str) -> None:
+def _measure_labels(pipeline: Pipeline, rows: int, as_json: bool, next_command: str) -> None:
     from instil.core import console
     from instil.run.measure_labels import measure_labels
 
     found = measure_labels(pipeline, rows)
     if as_json:
-        console.emit_json({"rows": found, "next": following})
+        console.emit_json({"rows": found, "next": next_command})
         return
     print(f"{'setting':<18}{'bytes a row':>12}{'512 rows':>12}{'all rows':>12}   degrees from the dense gradient")
     for line in found:
         size, whole = ("" if line[key] is None else f"{line[key]:.1f}" for key in ("bytes_per_token", "angle_all"))
         print(f"{line['setting']:<18}{size:>12}{line['angle_512']:>12.1f}{whole:>12}")
-    print(f"Next: {following}  (labels.detail chooses the setting)")
+    print(f"Next: {next_command}  (labels.detail chooses the setting)")
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -85,16 +87,16 @@ def _stage(name: str, recipe: Path, overrides: list[str] | None, as_json: bool, 
     pipeline = pipeline_of(recipe, overrides)
     from instil.run.pipeline import STAGES
 
-    _say_stage(name, STAGES[name](pipeline), as_json, f"instil {next_stage} {recipe}")
+    _say_stage(name, STAGES[name](pipeline), as_json, following(next_stage, recipe, overrides))
 
 
-def _say_stage(name: str, artifact: Artifact | None, as_json: bool, following: str) -> None:
+def _say_stage(name: str, artifact: Artifact | None, as_json: bool, next_command: str) -> None:
     from instil.core import console
 
     if as_json:
         found = artifact.manifest.model_dump(mode="json") | {"folder": str(artifact.folder)} if artifact else {}
-        console.emit_json(found | {"next": following})
+        console.emit_json(found | {"next": next_command})
     elif artifact is None:
-        print(f"{name}: the recipe asks for none, so there is nothing to do\nNext: {following}")
+        print(f"{name}: the recipe asks for none, so there is nothing to do\nNext: {next_command}")
     else:
-        print(f"{name}: {artifact.folder}\nNext: {following}")
+        print(f"{name}: {artifact.folder}\nNext: {next_command}")
