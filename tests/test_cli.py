@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from command import instil
-from instil.run.commands.following import following
+from instil.data.config import DataConfig
+from instil.run.commands.following import OWN_DATA, following, told, use_of
 from project import project
 
 pytestmark = pytest.mark.timeout(600)
@@ -49,6 +50,14 @@ def test_a_stage_that_the_recipe_leaves_out_says_so(folder: Path) -> None:
     assert ended.out.startswith("teach: the recipe asks for none")
     printed = instil("teach", "recipe.yaml", "--set", "teacher.teach=null", "--json", cwd=folder)
     assert json.loads(printed.out) == {"next": "instil label recipe.yaml --set teacher.teach=null"}
+
+
+def test_a_finished_student_is_exported_and_that_of_the_built_in_corpus_followed_by_ones_own_data() -> None:
+    student = Path("runs/my run/distil-1")
+    assert use_of(student, DataConfig(source="synopsis")) == OWN_DATA
+    mine = use_of(student, DataConfig(source="pairs.jsonl"))
+    assert shlex.split(mine) == ["instil", "export", str(student), "--to", "ctranslate2"]
+    assert told(OWN_DATA) == f"Next, for your own data: {OWN_DATA}" and told(mine) == f"Next: {mine}"
 
 
 def test_the_next_command_has_the_same_changes(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ def test_ways_are_trained_once_and_told(tmp_path: Path) -> None:
     assert len(trained) == 6
     assert len(list((tmp_path / "runs" / "ways").glob("data-*"))) == 1
     page = (tmp_path / "runs" / "ways" / "compare.html").read_text(encoding="utf8")
+    best = max(found["ways"], key=lambda way: way["score"]["value"])["name"]
+    assert re.fullmatch(r"instil export runs/ways/distil-\w+ --to ctranslate2", found["next"])
+    recipe = yaml.safe_load((tmp_path / found["next"].split()[2] / "recipe.yaml").read_text(encoding="utf8"))
+    assert recipe["distil"]["alpha"] == (0 if best == "fine-tuned" else 0.7)
+    assert bool(recipe["distil"]["adapt"]["kind"] == "lora") == (best == "lora")
     assert page.count("<svg") >= 2 and "http:" not in page and found["verdict"][0].split("“")[0] in page
 
     again = instil("compare", path.name, "--md", cwd=tmp_path)

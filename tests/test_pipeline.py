@@ -39,8 +39,10 @@ def test_a_run_makes_every_stage_once_and_prints_one_json_object(run: tuple[Path
     assert sorted(_done(ended, "done in")) == sorted(STAGES)
     printed = json.loads(ended.out)
     kept = json.loads(next(folder.glob("runs/*/summary.json")).read_text())
-    assert printed == kept | {"report": printed["report"], "next": "instil init YOUR_FILE.jsonl"}
-    assert (folder / printed["report"]).is_file()
+    student = f"runs/{printed['recipe']}/{printed['stages']['student']}"
+    told = {"report": printed["report"], "next": f"instil export {student} --to ctranslate2"}
+    assert printed == kept | told
+    assert told["next"] in (folder / printed["report"]).read_text(encoding="utf8")
 
 
 def test_the_summary_has_what_the_issue_asks_for(run: tuple[Path, Ended]) -> None:
@@ -64,7 +66,7 @@ def test_a_second_run_reuses_everything_and_says_so(run: tuple[Path, Ended]) -> 
     assert ended.code == 0, ended.err
     assert sorted(_done(ended, "reused")) == sorted(STAGES)
     assert _done(ended, "done in") == []
-    assert "Next, for your own data: instil init" in ended.out.splitlines()[-1]
+    assert ended.out.splitlines()[-1].startswith("Next: instil export runs/")
     assert results(folder) == before
 
 

@@ -74,6 +74,11 @@ class Ways(BaseModel):
         """The ways, then the models beside them."""
         return (*self.ways, *self.beside)
 
+    @property
+    def best(self) -> WayResult:
+        """The way with the highest score."""
+        return max(self.ways, key=lambda way: way.score.value)
+
     def __getitem__(self, name: str) -> WayResult:
         """The way called `name`. Raises `KeyError`."""
         return {way.name: way for way in self.ways}[name]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from instil.core.processes import is_first
-from instil.run.commands.following import following
+from instil.run.commands.following import following, told, use_of
 from instil.run.commands.options import AsJson, AsMarkdown, Overrides, RecipePath, pipeline_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,14 @@ def run(
         from instil.run.check.check import check_first
 
         check_first(pipeline)
-    _show(pipeline, md, as_json, "instil init YOUR_FILE.jsonl")
+    _show(pipeline, md, as_json, _after(pipeline, recipe, overrides))
+
+
+def _after(pipeline: Pipeline, recipe: Path, overrides: list[str] | None) -> str:
+    """What comes after a whole run."""
+    if pipeline.recipe.distil is None:
+        return f"add student and distil to {recipe}, then {following('run', recipe, overrides)}"
+    return use_of(pipeline.student.folder, pipeline.recipe.data)
 
 
 def _show(pipeline: Pipeline, md: bool, as_json: bool, next_command: str) -> None:
@@ -95,4 +103,4 @@ def _show(pipeline: Pipeline, md: bool, as_json: bool, next_command: str) -> Non
     further = (f"{task}: {remark}" for task, found in pipeline.further.items() for remark in found.remarks)
     for remark in (*comparison.remarks, *further):
         console.say(f"note: {remark}")
-    print(f"Report: {place}\nNext, for your own data: {next_command}")
+    print(f"Report: {place}\n{told(next_command)}")

@@ -112,10 +112,9 @@ def write_report(folder: Path, *, title: str, ways: Ways, comparison: Comparison
 
 def role_of(ways: Ways, name: str) -> Role:
     """The best way stands out as the student does; the one held against keeps its mark."""
-    best = max(ways.ways, key=lambda way: way.score.value)
     if name == ways.against:
         return "against"
-    return "student" if name == best.name else "teacher" if name == TEACHER else "other"
+    return "student" if name == ways.best.name else "teacher" if name == TEACHER else "other"
 
 
 def _table(ways: Ways) -> Markup:

@@ -16,7 +16,7 @@ _NEAR = 0.03
 
 def told(ways: Ways) -> list[str]:
     """Does it take longer, and what does it buy? A sentence each; the first is the result."""
-    best = max(ways.ways, key=lambda way: way.score.value)
+    best = ways.best
     base = ways[ways.against]
     sentences = [_best(ways, best), *(_gap(way, base) for way in ways.ways if way is not best and way is not base)]
     longer = _longer(best if best is not base else _second(ways, base), base)
