@@ -76,6 +76,8 @@ def test_the_next_command_has_the_same_changes(folder: Path) -> None:
         (("nonsense",), "No such command 'nonsense'"),
         (("run",), "Missing argument"),
         (("run", "recipe.yaml", "--nonsense"), "No such option"),
+        (("label", "recipe.yaml", "--measure", "0"), "Invalid value for '--measure'"),
+        (("label", "recipe.yaml", "--measure", "-5"), "greater than or equal to 1"),
         (("data", "nope.yaml"), "nope.yaml: no such recipe"),
         (("data", "recipe.yaml", "--set", "distil.alpha=2"), "--set distil.alpha=2: distil.alpha"),
     ],

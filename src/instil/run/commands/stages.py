@@ -34,7 +34,9 @@ def label(
     ] = None,
     measure: Annotated[
         int | None,
-        typer.Option(metavar="ROWS", help="Write none; measure bytes and nearness of each detail on so many rows."),
+        typer.Option(
+            metavar="ROWS", min=1, help="Write none; measure bytes and nearness of each detail on so many rows."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
