@@ -97,6 +97,13 @@ def test_a_way_that_fails_is_named_and_the_others_are_compared(tmp_path: Path) -
     assert ended.code == 1 and ended.said.startswith("broken, seed ")
 
 
+def test_what_a_way_changes_in_a_common_section_stays_its_own(tmp_path: Path) -> None:
+    ways = {"fine-tuned": {"distil.alpha": 0}, "stored": {"labels.store": "elsewhere"}, "distilled": {}}
+    plan = read_plan(comparison(tmp_path, ways=ways))
+    stores = [run.pipeline.recipe.labels.store for run in plan.runs]
+    assert stores == [None, "elsewhere", None] * 2
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     ways = WAYS | {"longer": {"distil.loop.budget": {"steps": 3}}}
     with pytest.raises(ConfigError, match="'longer' has a budget of 3 steps, 'fine-tuned' one of 2 steps"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _apply(mapping: dict[Any, Any], override: Override) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"{override.told}: {section} is a value, not a section; see the recipe")
         mapping = inner
-    mapping[last] = override.value
+    mapping[last] = deepcopy(override.value)  # A later change may go into it.
 
 
 def _where(path: str, node: yaml.Node | None, changes: Sequence[Override], place: Place) -> Where:
