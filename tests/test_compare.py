@@ -80,7 +80,7 @@ def test_a_way_that_fails_is_named_and_the_others_are_compared(tmp_path: Path) -
     found = json.loads(ended.out)
     assert [way["name"] for way in found["ways"]] == ["fine-tuned", "distilled"]
     assert list(found["failed"]) == ["broken"] and re.match(
-        r"seed \d+: nowhere.*no manifest", found["failed"]["broken"]
+        r"seed \d+: nowhere.*no such folder", found["failed"]["broken"]
     )
     assert "broken, seed" in ended.err
     told = f"“broken” failed and is left out ({found['failed']['broken']}); the same command tries it again."
