@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 
 import tiny
 from instil.core.errors import ConfigError
@@ -52,12 +53,16 @@ def test_merging_keeps_what_is_computed(kind: str, name: str) -> None:
 
 def test_four_bits_are_about_the_weights_that_were(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("bitsandbytes")
-    old = tiny.tiny_model("llama").model.layers[0].mlp.up_proj.weight.detach().clone()
-    model = adapt(tiny.tiny_model("llama"), Adaptation(kind="qlora", rank=2), seed=1)
-    if not any("4bit" in type(part).__name__ for part in model.modules()):
-        pytest.skip("bitsandbytes reads rows of 32 wrongly on this processor, so they stay whole")
-    new = merged(model).model.layers[0].mlp.up_proj.weight
+    # Rows of whole blocks, which bitsandbytes reads rightly on every processor.
+    wide = tiny.scatter(hf.LlamaForCausalLM(hf.LlamaConfig(**{**tiny._LLAMA, "hidden_size": 64}))).eval()
+    old = wide.model.layers[0].mlp.up_proj.weight.detach().clone()
+    model = adapt(wide, Adaptation(kind="qlora", rank=2), seed=1).eval()
+    assert any("4bit" in type(part).__name__ for part in model.modules())
+    before = _logits(model, "llama")
+    plain = merged(model)
+    new = plain.model.layers[0].mlp.up_proj.weight
     assert 0 < float((new - old).abs().max()) < 0.2 * float(old.abs().max())
+    torch.testing.assert_close(_logits(plain, "llama"), before, atol=2e-4, rtol=2e-4)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ConfigError, match=r"pip install 'instil\[qlora\]', or use kind: lora"):
         adapt(tiny.tiny_model("llama"), Adaptation(kind="qlora"), seed=1)

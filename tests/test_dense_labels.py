@@ -8,7 +8,7 @@ from torch import Tensor
 
 from instil.objectives.config import DIVERGENCES, Divergence
 from instil.objectives.dense import DenseLabels, MixedDenseLabels
-from instil.objectives.fused import Mix, Projection, row_loss
+from instil.objectives.fused import Mix, Projection, RowLabels, row_loss
 from instil.objectives.sparse import SparseLabels
 from oracle import dense_logits, dense_loss
 from test_objectives import Watch
@@ -46,21 +46,26 @@ def written_out(labels: DenseLabels, ids: int, temperature: float) -> SparseLabe
     return SparseLabels(ids_NK=torch.arange(ids).expand(N, ids), probs_NK=probs_NV)
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("hard", [0.0, 0.3])
-def test_every_divergence_agrees_with_the_oracle(kind: Divergence, temperature: float, hard: float) -> None:
-    mix = Mix(soft=0.7, hard=hard, temperature=temperature, divergence=kind, beta=0.3)
-    labels = teacher(projection=SOFTCAP)
+def agree(mix: Mix, labels: RowLabels, plain: SparseLabels, *, chunk: int) -> None:
+    """Value and gradients with `labels` are those that the oracle has with the `plain` distributions, in fp64."""
     own, theirs = leaves(), leaves()
-    found = row_loss(*own, mix=mix, projection=SOFTCAP, labels=labels, chunk=4)
-    wanted = dense_loss(*theirs, mix=mix, projection=SOFTCAP, labels=written_out(labels, V - 2, temperature))
+    found = row_loss(*own, mix=mix, projection=SOFTCAP, labels=labels, chunk=chunk)
+    wanted = dense_loss(*theirs, mix=mix, projection=SOFTCAP, labels=plain)
     assert found.total.item() == pytest.approx(wanted.total.item(), rel=1e-9)
     assert found.soft == pytest.approx(float(wanted.soft), rel=1e-9)
     found.total.backward()
     wanted.total.backward()
     for mine, other in zip(own[:2], theirs[:2], strict=True):
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("hard", [0.0, 0.3])
+def test_every_divergence_agrees_with_the_oracle(kind: Divergence, temperature: float, hard: float) -> None:
+    mix = Mix(soft=0.7, hard=hard, temperature=temperature, divergence=kind, beta=0.3)
+    labels = teacher(projection=SOFTCAP)
+    agree(mix, labels, written_out(labels, V - 2, mix.temperature), chunk=4)
 
 
 @pytest.mark.parametrize("ids", [V - 5, V, V + 6])
@@ -126,15 +131,7 @@ def test_a_mixture_of_teachers_agrees_with_the_oracle(kind: Divergence, temperat
     """Value and gradients against the plain mixture in fp64; chunks cut through the rows' weights."""
     mix = Mix(soft=0.7, hard=hard, temperature=temperature, divergence=kind, beta=0.3)
     labels = three_teachers()
-    own, theirs = leaves(), leaves()
-    found = row_loss(*own, mix=mix, projection=SOFTCAP, labels=labels, chunk=5)
-    wanted = dense_loss(*theirs, mix=mix, projection=SOFTCAP, labels=mixed_out(labels, V - 2, temperature))
-    assert found.total.item() == pytest.approx(wanted.total.item(), rel=1e-9)
-    assert found.soft == pytest.approx(float(wanted.soft), rel=1e-9)
-    found.total.backward()
-    wanted.total.backward()
-    for mine, other in zip(own[:2], theirs[:2], strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, atol=1e-10, rtol=1e-8)
+    agree(mix, labels, mixed_out(labels, V - 2, mix.temperature), chunk=5)
 
 
 def test_a_mixture_with_one_teacher_of_weight_one_is_that_teacher() -> None:

@@ -1,4 +1,4 @@
-"""Rows give each model's own logits and its own loss, to 1e-5 in fp32."""
+"""Rows give each model's own logits and its own loss, to 1e-5 in fp32; logits of encoder-decoders in fp64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from instil.data.tokens import Encoded
 from instil.models.family import DecoderOnly, EncoderDecoder, Family, family_of
 from instil.models.head import head_of
 
-TOLERANCE = 5e-5
+TOLERANCE = 1e-5
 # Lengths differ, two targets are one token long, and pad and start tokens occur inside the data.
 EXAMPLES = [
     Encoded("long", (9, 4, 250, 17, 33, 8, 90, tiny.END), (5, 66, 7, tiny.PAD, 12, tiny.END)),
@@ -92,6 +92,10 @@ def test_the_mean_over_rows_is_the_models_own_loss(name: str) -> None:
 @pytest.mark.parametrize("name", [*ALL, *tiny.OTHERS])
 def test_logits_of_rows_are_the_models_own_logits(name: str) -> None:
     model = tiny.tiny_model(name)
+    if (
+        model.config.is_encoder_decoder
+    ):  # Whose logits are off by 2e-5 in fp32 on some processors, by the batch's shape.
+        model = model.double()
     expected = torch.cat([own_logits(model, example) for example in EXAMPLES])
     for family in families(model):
         rows = family.rows(model, family.collate(EXAMPLES))

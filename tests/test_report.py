@@ -21,8 +21,8 @@ from instil.evaluate.metric import Score
 from instil.evaluate.results import Comparison, SystemResult
 from instil.run.report import axes, charts, verdict
 from instil.run.report.markup import Markup, element
-from instil.run.report.report import terminal_table, write_report
-from instil.run.report.tasks import task_table
+from instil.run.report.report import write_report
+from instil.run.report.terminal import task_table, terminal_table
 from instil.run.report.verdict import number
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\" \x00\ud800"

@@ -79,11 +79,14 @@ def evaluate_systems(
     rouge = _rouge_for(records, tokenizer)
     chosen = choose(metrics, Setting(records, rouge, answer, embedder))
     steps = _Steps(advance)
-    columns: dict[str, list[ScoredOutput]] = {}
     limits: dict[str, int] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    for name, system in systems.items():
-        path = outputs_folder / f"{name}.jsonl" if outputs_folder else None
-        columns[name] = produce_outputs(system, records, rouge=rouge, path=path, done=steps.part(name), **limits)
+    columns: dict[str, list[ScoredOutput]] = {
+        name: produce_outputs(
+            system, records, rouge=rouge, path=outputs_folder and outputs_folder / f"{name}.jsonl",
+            done=steps.part(name), **limits,
+        )
+        for name, system in systems.items()
+    }  # fmt: skip
     sources = [record.source for record in records]
     counted = {name: [metric.count(outputs) for metric in chosen] for name, outputs in columns.items()}
     read, remarks = _examine(systems, records, fidelity_items, teacher, max_new_tokens, seed, steps)

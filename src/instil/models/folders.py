@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,17 @@ def fingerprint_parts(folder: Path) -> dict[str, str]:
 
 
 def _hash_weights(folder: Path) -> str:
-    return hash_files([path for pattern in (WEIGHTS, INDEX_NAME) for path in folder.glob(pattern)], folder)
+    files = sorted(path for pattern in (WEIGHTS, INDEX_NAME) for path in folder.glob(pattern))
+    stats = [path.stat() for path in files]
+    return _hash_once(
+        folder, tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, stats, strict=True))
+    )
+
+
+@lru_cache(maxsize=32)
+def _hash_once(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files that are as large and as old as before, what they were: gigabytes take their time."""
+    return hash_files([path for path, _, _ in files], folder)
 
 
 def _contents(folder: Path, patterns: Sequence[str]) -> dict[str, str]:

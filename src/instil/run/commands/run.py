@@ -80,9 +80,8 @@ def _after(pipeline: Pipeline, recipe: Path, overrides: list[str] | None) -> str
 
 def _show(pipeline: Pipeline, md: bool, as_json: bool, next_command: str) -> None:
     from instil.core import console
-    from instil.run.report import report
     from instil.run.report.metric_table import metric_table
-    from instil.run.report.tasks import terminal_tables
+    from instil.run.report.terminal import terminal_table, terminal_tables
 
     comparison, place = pipeline.publish(next_command)
     if as_json:
@@ -95,7 +94,7 @@ def _show(pipeline: Pipeline, md: bool, as_json: bool, next_command: str) -> Non
         return
     from rich.console import Console
 
-    Console().print(report.terminal_table(comparison))
+    Console().print(terminal_table(comparison))
     if (table := metric_table(comparison)) is not None:
         Console().print(table)
     for each in terminal_tables(pipeline.further):

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, and the same table for the terminal."""
+"""The report of a run: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instil.core import publish, units
+from instil.core import publish
 from instil.run.report import charts, slice_charts, tasks
 from instil.run.report import parts as report_parts
 from instil.run.report.markup import Child, Markup, element
-from instil.run.report.parts import milliseconds
-from instil.run.report.roles import reading_order, role_of, spoken
-from instil.run.report.verdict import headline, key_figures, number
+from instil.run.report.roles import role_of
+from instil.run.report.verdict import headline, key_figures
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from instil.evaluate.results import Comparison, SystemResult
+    from instil.evaluate.results import Comparison
 
 REPORT_NAME = "report.html"
 # No script runs and nothing is fetched, whatever the data or a model may have written.
@@ -163,39 +160,3 @@ def _facts_section(comparison: Comparison, facts: Sequence[tuple[str, str]]) -> 
 
 def _next_section(command: str) -> Markup:
     return section("Next", element("p", "Type this to go on:"), element("pre", element("code", command)))
-
-
-_TERMINAL_HEADS = (
-    "ROUGE\n-1", "ROUGE\n-2", "ROUGE-L\n(95%)", "kept of\nteacher", "p50\nms", "speed-\nup", "para-\nmeters", "MB",
-)  # fmt: skip
-
-
-def terminal_table(comparison: Comparison) -> Table:
-    """The comparison for a terminal of 80 columns, with n and the signature beneath."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    caption = Text(f"n = {comparison.n:,}; p50 at batch 1; ranges are 95% intervals\n{comparison.signature}")
-    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", show_edge=False, padding=0)
-    table.add_column("system", min_width=15, overflow="fold")
-    for head in _TERMINAL_HEADS:
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in reading_order(comparison):
-        style = "bold" if one.name == comparison.student else ""
-        table.add_row(Text(spoken(one.name)), *map(Text, _terminal_cells(one)), style=style)
-    return table
-
-
-def _terminal_cells(one: SystemResult) -> list[str]:
-    model = one.parameters > 0
-    return [
-        number(one.rouge1.value),
-        number(one.rouge2.value),
-        f"{number(one.rougeL.value)} ({one.rougeL.low:.1f}–{one.rougeL.high:.1f})",
-        f"{number(100 * one.retention.value)}%" if one.retention else "",
-        milliseconds(one.latency.p50.value) if one.latency else "",
-        f"{number(one.speedup.value, 2)}×" if one.speedup and model else "",
-        units.count(one.parameters) if model else "",
-        number(one.bytes / 1e6) if model else "",
-    ]

@@ -11,6 +11,8 @@ from tokenizers.decoders import DecodeStream
 from instil.data.tokens import Kind
 from instil.serve.jobs import Job
 
+FAULT = 500
+"""From this status of HTTP on, the fault is the engine's and not the request's."""
 _TORN = "\N{REPLACEMENT CHARACTER}"
 """What a character that is written in part decodes to."""
 

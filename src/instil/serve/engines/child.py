@@ -21,7 +21,7 @@ from typing import Any
 
 from instil.core import console
 from instil.core.errors import ModelError
-from instil.serve.engines.base import Engine, EngineFacts
+from instil.serve.engines.base import FAULT, Engine, EngineFacts
 from instil.serve.jobs import Ended, Job, ServeError
 
 _START_S = 900.0
@@ -32,8 +32,6 @@ _MOST_STARTS = 5
 _HOUR_S = 3600.0
 _PR_SET_PDEATHSIG = 1
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_FAULT = 500
-"""From this status of HTTP on, the fault is the child's and not the request's."""
 _GPU_SHARE = 0.9
 """Of the GPU's memory that all children together take."""
 
@@ -218,7 +216,7 @@ class ChildEngine(Engine):
             try:
                 self._ask(job)
             except openai.APIStatusError as error:
-                if error.status_code >= _FAULT:
+                if error.status_code >= FAULT:
                     raise
                 raise ServeError(f"{self.facts.name}: {error.message}", error.status_code) from error
             except openai.APIError as error:

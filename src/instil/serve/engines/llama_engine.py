@@ -13,12 +13,10 @@ from instil.core.errors import ModelError
 from instil.export.engines.llama_cpp import forbidding
 from instil.export.sheet import SHEET_NAME, read_sheet
 from instil.models.loading import load_tokenizer
-from instil.serve.engines.base import Engine, EngineFacts, room_of
+from instil.serve.engines.base import FAULT, Engine, EngineFacts, room_of
 from instil.serve.jobs import Ended, Job
 
 _QUIET = -1
-_FAULT = 500
-"""From this code on, the fault is the engine's and not the request's."""
 
 
 class LlamaEngine(Engine):
@@ -87,7 +85,7 @@ class _Reply:
     def __call__(self, reply: Any) -> bool:
         if "error" in reply:
             self.error = str(reply["error"].get("message", reply["error"]))
-            self.at_fault = reply["error"].get("code", _FAULT) >= _FAULT
+            self.at_fault = reply["error"].get("code", FAULT) >= FAULT
             return True
         self.timings = reply.get("timings", self.timings)
         choice = reply["choices"][0]
