@@ -80,13 +80,7 @@ def evaluate_systems(
     chosen = choose(metrics, Setting(records, rouge, answer, embedder))
     steps = _Steps(advance)
     limits: dict[str, int] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    columns: dict[str, list[ScoredOutput]] = {
-        name: produce_outputs(
-            system, records, rouge=rouge, path=outputs_folder and outputs_folder / f"{name}.jsonl",
-            done=steps.part(name), **limits,
-        )
-        for name, system in systems.items()
-    }  # fmt: skip
+    columns = _written(systems, records, rouge, outputs_folder, steps, limits)
     sources = [record.source for record in records]
     counted = {name: [metric.count(outputs) for metric in chosen] for name, outputs in columns.items()}
     read, remarks = _examine(systems, records, fidelity_items, teacher, max_new_tokens, seed, steps)
@@ -104,6 +98,17 @@ def evaluate_systems(
     compared |= {"teacher": teacher, "student": student, "against": against}
     how: dict[str, Any] = {"n": len(records), "signature": signature, "seed": seed, "resamples": resamples, **limits}
     return Comparison(systems=results, remarks=(*_remarks(results, rouge), *remarks), **compared, **how)
+
+
+def _written(
+    systems: Mapping[str, Generator], records: Sequence[Record], rouge: Rouge, folder: Path | None, steps: _Steps,
+    limits: Mapping[str, int],
+) -> dict[str, list[ScoredOutput]]:  # fmt: skip
+    found: dict[str, list[ScoredOutput]] = {}
+    for name, system in systems.items():
+        path = folder / f"{name}.jsonl" if folder else None
+        found[name] = produce_outputs(system, records, rouge=rouge, path=path, done=steps.part(name), **limits)
+    return found
 
 
 def _looked_at(columns: Columns, student: str, teacher: str | None, count: int, seed: int) -> dict[str, Any]:
